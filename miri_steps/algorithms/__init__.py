@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: no data models, no files, no logging, no plots."""

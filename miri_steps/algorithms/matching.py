@@ -1,0 +1,130 @@
+"""Match the sky of many exposures: from cells to levels."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from miri_steps.algorithms import sky_cells, sky_levels
+from miri_steps.algorithms.detector_background import DetectorPolynomial, visible_terms
+from miri_steps.algorithms.differences import Clipping, PairDifference, compare
+from miri_steps.algorithms.sky_cells import SkyCells
+from miri_steps.algorithms.sky_levels import Levels, Network
+
+__all__ = ["MIN_VISIBILITY", "Match", "match"]
+
+# A pattern that leaves less than this part of itself in the differences is not solved for: an error
+# of the differences, from a flat field say, would come back twenty times as large.
+MIN_VISIBILITY = 0.05
+
+# Exposures are handed to workers in blocks, so that each travels a few times and not once per pair.
+_BLOCK = 16
+
+Pairs = dict[tuple[int, int], PairDifference]
+Map = Callable[[Callable, Iterable], Iterator]
+
+
+@dataclass(frozen=True)
+class Match:
+    """
+    What matching found.
+
+    Parameters
+    ----------
+    levels : Levels
+        The solution; its pairs are in the order of `pairs`.
+    pairs : dict
+        Differences by the indices (i, j) of the exposures, i < j.
+    n_patterns : int
+        Number of patterns of the detector background that the dithers made visible.
+    """
+
+    levels: Levels
+    pairs: Pairs
+    n_patterns: int
+
+
+def match(
+    cells: list[SkyCells],
+    *,
+    polynomial: DetectorPolynomial,
+    clipping: Clipping,
+    group: np.ndarray | None = None,
+    run: Map = map,
+) -> Match:
+    """
+    Find one level per exposure, and the background fixed to the detector, from all overlaps.
+
+    Every pair is compared twice when there is a background to find: the first time to find it,
+    the second time around it, so that clipping and location see the noise and not the pattern.
+
+    Parameters
+    ----------
+    cells : list of SkyCells
+        The exposures on one grid.
+    polynomial : DetectorPolynomial
+        Terms of the detector background; order 0 for none.
+    clipping : Clipping
+        How the location of a difference is measured.
+    group : ndarray, optional
+        Group number per exposure; when given, levels are found inside each group first.
+    run : callable, optional
+        Used like `map`; it may spread the work over processes.
+
+    Returns
+    -------
+    Match
+        Levels, pairs and how much of the background could be solved for.
+    """
+    touching = [(i, j) for i, j in combinations(range(len(cells)), 2) if sky_cells.overlap(cells[i], cells[j])]
+    shared = sky_cells.shared_by(cells, touching)
+    background = np.zeros(len(polynomial.degrees))
+    pairs = _compare_all(cells, shared, touching, polynomial, background, clipping, run)
+    network = Network.from_pairs(len(cells), pairs, terms=len(background))
+    patterns = visible_terms(
+        network.information(network.weight), network.weight.sum(), min_visibility=MIN_VISIBILITY
+    )
+    if patterns.shape[1]:
+        background = sky_levels.solve(network, patterns).background
+        pairs = _compare_all(cells, shared, list(pairs), polynomial, background, clipping, run)
+        network = Network.from_pairs(len(cells), pairs, terms=len(background))
+    if group is None:
+        levels = sky_levels.solve(network, patterns)
+    else:
+        levels = sky_levels.solve_by_group(network, patterns, group)
+    return Match(levels, pairs, patterns.shape[1])
+
+
+def _compare_all(cells, shared, pairs, polynomial, background, clipping, run) -> Pairs:
+    blocks = {}
+    for i, j in pairs:
+        blocks.setdefault((i // _BLOCK, j // _BLOCK), []).append((i, j))
+    tasks = (
+        (
+            {k: cells[k] for pair in block for k in pair},
+            {i: shared[i] for i, _ in block},
+            block,
+            (polynomial, background, clipping),
+        )
+        for block in blocks.values()
+    )
+    found = {pair: result for block in run(_compare_block, tasks) for pair, result in block.items()}
+    return {pair: found[pair] for pair in sorted(found)}
+
+
+def _compare_block(task) -> Pairs:
+    cells, shared, pairs, (polynomial, background, clipping) = task
+    found = {}
+    for i, j in pairs:
+        result = compare(
+            cells[i],
+            cells[j],
+            shared[i],
+            polynomial=polynomial,
+            background=background,
+            clipping=clipping,
+        )
+        if result is not None:
+            found[i, j] = result
+    return found

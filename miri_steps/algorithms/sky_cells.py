@@ -1,0 +1,260 @@
+"""Resample exposures onto the cells of one common sky grid."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from drizzle.resample import Drizzle
+from scipy.interpolate import RectBivariateSpline
+
+__all__ = ["PixelMap", "SkyCells", "noise_correlation", "overlap", "resample", "shared_by"]
+
+# Degree of the polynomial that carries cells back to the detector. MIRI's distortion is itself
+# a polynomial of degree 4, so this leaves less than 0.01 pixel.
+_INVERSE_DEGREE = 5
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """
+    Where the pixels of a detector fall on the sky grid, known at a coarse mesh of pixels.
+
+    Think of a rubber sheet with a mesh drawn on it: the mesh points are measured, everything
+    between them follows smoothly.
+
+    Parameters
+    ----------
+    x : ndarray
+        Detector columns of the mesh, shape (mx,) [pixel].
+    y : ndarray
+        Detector rows of the mesh, shape (my,) [pixel].
+    column : ndarray
+        Grid column of every mesh point, shape (my, mx) [cell].
+    row : ndarray
+        Grid row of every mesh point, shape (my, mx) [cell].
+    origin : tuple of int, optional
+        Position (x, y) of the frame's first pixel on the full detector [pixel].
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    column: np.ndarray
+    row: np.ndarray
+    origin: tuple[int, int] = (0, 0)
+
+    @cached_property
+    def cell_size(self) -> float:
+        """Mean side of a grid cell [detector pixel]."""
+        column_y, column_x = np.gradient(self.column, self.y, self.x)
+        row_y, row_x = np.gradient(self.row, self.y, self.x)
+        return float(1 / np.sqrt(np.mean(np.abs(column_x * row_y - column_y * row_x))))
+
+    def at_pixels(self, shape: tuple[int, int]) -> np.ndarray:
+        """
+        Spread the mesh over every pixel of a detector.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Detector shape (ny, nx).
+
+        Returns
+        -------
+        ndarray
+            Grid column and row of every pixel, shape (ny, nx, 2) [cell].
+        """
+        pixel_y, pixel_x = np.arange(shape[0]), np.arange(shape[1])
+        spread = [RectBivariateSpline(self.y, self.x, z)(pixel_y, pixel_x) for z in (self.column, self.row)]
+        return np.stack(spread, axis=-1)
+
+    def to_detector(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Find the detector position of grid positions, through a polynomial fitted to the mesh.
+
+        Parameters
+        ----------
+        column, row : ndarray
+            Grid positions, one shape [cell].
+
+        Returns
+        -------
+        x, y : ndarray
+            Positions on the full detector in the shape of the input [pixel].
+        """
+        center = self.column.mean(), self.row.mean()
+        half = max(np.ptp(self.column), np.ptp(self.row)) / 2
+        degree = min(_INVERSE_DEGREE, min(self.column.shape) - 1)
+
+        def terms(c, r):
+            u, v = (c - center[0]) / half, (r - center[1]) / half
+            return np.polynomial.polynomial.polyvander2d(u, v, [degree, degree]).reshape(*u.shape, -1)
+
+        mesh = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
+        known = terms(self.column, self.row).reshape(len(mesh), -1)
+        coefficients = np.linalg.lstsq(known, mesh, rcond=None)[0]
+        x, y = np.moveaxis(terms(column, row) @ coefficients, -1, 0)
+        return x + self.origin[0], y + self.origin[1]
+
+
+@dataclass(frozen=True)
+class SkyCells:
+    """
+    One exposure on its own cut-out of the common sky grid.
+
+    Parameters
+    ----------
+    data : ndarray
+        Mean surface brightness in each cell, float32, shape (ny, nx); NaN where the exposure
+        does not see enough of the cell.
+    x, y : ndarray
+        Position of each cell's centre on the full detector, float32, shape (ny, nx) [pixel].
+    corner : tuple of int
+        Grid column and row of the cell ``[0, 0]``.
+    cell_size : float
+        Side of a cell [detector pixel].
+    """
+
+    data: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    corner: tuple[int, int]
+    cell_size: float
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """True where the exposure sees a cell, shape (ny, nx)."""
+        return np.isfinite(self.data)
+
+
+def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.9) -> SkyCells | None:
+    """
+    Average an image over the cells of the sky grid.
+
+    Think of a tiled floor laid over the image: every pixel gives each tile as much as it covers
+    of it (drizzle with a drop of the pixel's own size, kernel "turbo"), so a tile shows the mean
+    brightness of the sky below it whatever the pixel raster, and two exposures of the same sky
+    agree tile by tile.
+
+    Tiles that the exposure sees only in part are left out: what they show depends on which part.
+
+    Parameters
+    ----------
+    image : ndarray
+        Surface brightness, shape (ny, nx); NaN where a pixel is not to be used.
+    pixel_map : PixelMap
+        Where the pixels fall on the grid.
+    min_coverage : float, optional
+        Smallest part of a cell that has to be covered by good pixels.
+
+    Returns
+    -------
+    SkyCells or None
+        The cells, or None when no cell is covered.
+
+    References
+    ----------
+    Fruchter & Hook 2002, PASP 114, 144, doi:10.1086/338393
+    """
+    good = np.isfinite(image)
+    if not good.any():
+        return None
+    # A float32 mean of values far from zero loses digits; the level is added back in the end.
+    zero = np.float32(np.median(image[good]))
+    pixmap = pixel_map.at_pixels(image.shape)
+    corner = np.floor(pixmap.min(axis=(0, 1)) + 0.5).astype(int)
+    pixmap -= corner
+    shape = np.floor(pixmap.max(axis=(0, 1)) + 0.5).astype(int) + 1
+    cell_size = pixel_map.cell_size
+    drizzle = Drizzle(kernel="turbo", out_shape=tuple(shape[::-1]), disable_ctx=True, fillval="NaN")
+    drizzle.add_image(
+        np.where(good, image - zero, 0).astype(np.float32),
+        exptime=1.0,
+        pixmap=pixmap,
+        weight_map=good.astype(np.float32),
+        pixel_scale_ratio=cell_size,
+    )
+    covered = drizzle.out_wht >= min_coverage * cell_size**2
+    if not covered.any():
+        return None
+    window = _bounding_window(covered)
+    data = np.where(covered, drizzle.out_img + zero, np.nan)[window].astype(np.float32)
+    corner = corner + [window[1].start, window[0].start]
+    row, column = np.indices(data.shape)
+    x, y = pixel_map.to_detector(column + corner[0], row + corner[1])
+    return SkyCells(
+        data, x.astype(np.float32), y.astype(np.float32), (int(corner[0]), int(corner[1])), cell_size
+    )
+
+
+def _bounding_window(mask: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def overlap(first: SkyCells, second: SkyCells) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+    """
+    Find the rectangle of the grid that two cut-outs share.
+
+    Parameters
+    ----------
+    first, second : SkyCells
+        Two cut-outs of one grid.
+
+    Returns
+    -------
+    tuple of tuple of slice, or None
+        The rectangle as (rows, columns) of each cut-out; None when they do not touch.
+    """
+    windows = ([], [])
+    for axis in (1, 0):
+        start = max(first.corner[axis], second.corner[axis])
+        stop = min(c.corner[axis] + c.data.shape[1 - axis] for c in (first, second))
+        if start >= stop:
+            return None
+        for window, cells in zip(windows, (first, second), strict=True):
+            window.append(slice(start - cells.corner[axis], stop - cells.corner[axis]))
+    return tuple(windows[0]), tuple(windows[1])
+
+
+def shared_by(cells: list[SkyCells], pairs: list[tuple[int, int]]) -> list[np.ndarray]:
+    """
+    Count for every cell of every exposure how many exposures see it.
+
+    Parameters
+    ----------
+    cells : list of SkyCells
+        Cut-outs of one grid.
+    pairs : list of tuple of int
+        The pairs of them that touch.
+
+    Returns
+    -------
+    list of ndarray
+        Counts in the shape of each cut-out, uint16; at least 1.
+    """
+    counts = [np.ones(c.data.shape, np.uint16) for c in cells]
+    for i, j in pairs:
+        here, there = overlap(cells[i], cells[j])
+        counts[i][here] += cells[j].seen[there]
+        counts[j][there] += cells[i].seen[here]
+    return counts
+
+
+def noise_correlation(cell_size: float) -> float:
+    """
+    Tell by how much the scatter from cell to cell understates the noise of their mean.
+
+    Pixels on the border of two cells give a part of their noise to both. For drops of the
+    pixel's size this is R = 1 / (1 - 1 / (3 s)) with s the cell's side in pixels.
+
+    Parameters
+    ----------
+    cell_size : float
+        Side of a cell, at least 1 [pixel].
+
+    Returns
+    -------
+    float
+        The ratio R of Fruchter & Hook 2002, doi:10.1086/338393, equation 10.
+    """
+    return 1 / (1 - 1 / (3 * cell_size))

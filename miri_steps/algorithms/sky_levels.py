@@ -1,0 +1,353 @@
+"""Sky levels and detector background from the differences of pairs of exposures."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+from scipy.sparse.linalg import splu
+
+from miri_steps.algorithms.differences import PairDifference
+
+__all__ = ["Levels", "Network", "components", "solve", "solve_by_group"]
+
+# Tuning constants in units of the error, each 95 % efficient for normal residuals
+# (Holland & Welsch 1977, doi:10.1080/03610927708827533).
+_HUBER, _CAUCHY = 1.345, 2.385
+_MAX_ITERATIONS = 100
+
+
+@dataclass(frozen=True)
+class Network:
+    """
+    Differences between exposures, as arrays over pairs.
+
+    Parameters
+    ----------
+    size : int
+        Number of exposures.
+    first, second : ndarray
+        Indices of the exposures of each pair, shape (p,).
+    difference : ndarray
+        First minus second, shape (p,).
+    error : ndarray
+        Standard error that counts each cell's noise once, shape (p,).
+    terms : ndarray
+        Mean difference of the background terms in each pair, shape (p, k).
+    covariance : ndarray
+        Covariance of the differences of the terms within each pair, shape (p, k, k).
+    slope : ndarray
+        Covariance of the terms with the brightness within each pair, shape (p, k).
+    """
+
+    size: int
+    first: np.ndarray
+    second: np.ndarray
+    difference: np.ndarray
+    error: np.ndarray
+    terms: np.ndarray
+    covariance: np.ndarray
+    slope: np.ndarray
+
+    @classmethod
+    def from_pairs(cls, size: int, pairs: dict[tuple[int, int], PairDifference], *, terms: int) -> "Network":
+        """Gather the differences of pairs (i, j) of `size` exposures, with `terms` background terms."""
+        index = np.array(list(pairs), int).reshape(-1, 2)
+        found = list(pairs.values())
+
+        def column(name, *shape):
+            return np.array([getattr(pair, name) for pair in found], float).reshape(len(found), *shape)
+
+        return cls(
+            size=size,
+            first=index[:, 0],
+            second=index[:, 1],
+            difference=column("difference"),
+            error=column("network_error"),
+            terms=column("terms", terms),
+            covariance=column("covariance", terms, terms),
+            slope=column("slope", terms),
+        )
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Inverse variance of each pair, shape (p,)."""
+        return self.error**-2.0
+
+    def information(self, weight: np.ndarray) -> np.ndarray:
+        """Sum what the pairs know of the terms from inside their overlaps, shape (k, k)."""
+        return np.einsum("p,pkl->kl", weight, self.covariance)
+
+    def select(self, pairs: np.ndarray) -> "Network":
+        """Keep some of the pairs (mask or indices)."""
+        names = ("first", "second", "difference", "error", "terms", "covariance", "slope")
+        return replace(self, **{name: getattr(self, name)[pairs] for name in names})
+
+
+@dataclass(frozen=True)
+class Levels:
+    """
+    Solution of a network of differences.
+
+    Parameters
+    ----------
+    level : ndarray
+        Level of each exposure, with mean 0 in each connected piece; NaN for an exposure without
+        a pair, shape (n,).
+    error : ndarray
+        Standard error of each level against the mean of its piece, shape (n,).
+    component : ndarray
+        Number of the connected piece, -1 for an exposure without a pair, shape (n,).
+    background : ndarray
+        Coefficients of the detector background, shape (k,).
+    background_covariance : ndarray
+        Their covariance, shape (k, k).
+    residual : ndarray
+        What each pair's difference is off from the solution, shape (p,).
+    pair_weight : ndarray
+        Share of its weight that each pair was left, 0 to 1, shape (p,).
+    scatter : float
+        Factor by which residuals exceed their errors, at least 1; `error` contains it.
+    """
+
+    level: np.ndarray
+    error: np.ndarray
+    component: np.ndarray
+    background: np.ndarray
+    background_covariance: np.ndarray
+    residual: np.ndarray
+    pair_weight: np.ndarray
+    scatter: float
+
+
+def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """
+    Number the connected pieces of a field.
+
+    Parameters
+    ----------
+    size : int
+        Number of exposures.
+    first, second : ndarray
+        Exposures of each pair, shape (p,).
+
+    Returns
+    -------
+    ndarray
+        Piece of each exposure, counted from 0 in the order of their first exposures; -1 for an
+        exposure without a pair, shape (size,).
+    """
+    links = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
+    label = csgraph.connected_components(links, directed=False)[1]
+    paired = np.isin(np.arange(size), np.concatenate([first, second]))
+    label = np.where(paired, label, -1)
+    order = {old: new for new, old in enumerate(dict.fromkeys(label[paired].tolist()))}
+    return np.array([order.get(value, -1) for value in label.tolist()], int)
+
+
+def solve(network: Network, patterns: np.ndarray) -> Levels:
+    """
+    Find the levels, and the background fixed to the detector, that explain the differences.
+
+    Think of surveyors' stakes: height differences are known between many pairs of stakes, each
+    with its error, and the heights follow by least squares; a stake read wrong is recognised by
+    all the others. In the same breath the shape of the surveying rod's bend is found, from how
+    readings change along it.
+
+    Minimises the sum over pairs of ::
+
+        (d - (L_i - L_j) - t.b)^2 / e^2  +  (b C b - 2 s.b) / e^2
+
+    in the levels L and the background b = patterns @ q: the first part ties means, the second
+    uses how differences vary within each overlap. Pairs far off are down-weighted (iteratively
+    reweighted least squares; Huber weights, then Cauchy's, which no single pair can bend).
+
+    Each connected piece has a free constant, set here to mean level 0. Two exposures joined to
+    the rest only through one wrong pair cannot be recognised.
+
+    Parameters
+    ----------
+    network : Network
+        The pairs.
+    patterns : ndarray
+        Background patterns to solve for, as columns of coefficients, shape (k, m); m may be 0.
+
+    Returns
+    -------
+    Levels
+        The solution.
+    """
+    component = components(network.size, network.first, network.second)
+    if not len(network.first):
+        empty, k = np.full(network.size, np.nan), len(patterns)
+        return Levels(empty, empty, component, np.zeros(k), np.zeros((k, k)), empty[:0], empty[:0], 1.0)
+    design = _Design(network, patterns, component)
+    share = np.ones(len(network.first))
+    for reweight in (_huber, _cauchy):
+        share = _iterate(design, share, reweight)
+    unknowns, covariance = design.solve(share), design.covariance(share)
+    residual = design.residual(unknowns)
+    scatter = _scatter(residual, network.error)
+    level, error = design.levels(unknowns, covariance)
+    q = unknowns[design.n_free :]
+    q_covariance = covariance[design.n_free :, design.n_free :]
+    return Levels(
+        level=level,
+        error=error * scatter,
+        component=component,
+        background=patterns @ q,
+        background_covariance=patterns @ q_covariance @ patterns.T * scatter**2,
+        residual=residual,
+        pair_weight=share,
+        scatter=scatter,
+    )
+
+
+class _Design:
+    """The linear model: free levels (the first exposure of each piece is held at 0), then patterns."""
+
+    def __init__(self, network, patterns, component):
+        self.network, self.component = network, component
+        held = np.unique(component, return_index=True)[1]
+        free = np.setdiff1d(np.flatnonzero(component >= 0), held)
+        self.column = np.full(network.size, -1)
+        self.column[free] = np.arange(len(free))
+        self.n_free = len(free)
+        self.matrix = sparse.hstack(
+            [self._level_columns(), sparse.csc_array(network.terms @ patterns)], format="csc"
+        )
+        self.patterns = patterns
+
+    def _level_columns(self):
+        pair = np.arange(len(self.network.first))
+        rows, columns, values = [], [], []
+        for exposure, sign in ((self.network.first, 1.0), (self.network.second, -1.0)):
+            kept = self.column[exposure] >= 0
+            rows.append(pair[kept])
+            columns.append(self.column[exposure[kept]])
+            values.append(np.full(kept.sum(), sign))
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
+        return sparse.coo_array(entries, shape=(len(pair), self.n_free)).tocsc()
+
+    def _normal(self, share):
+        weight = self.network.weight * share
+        normal = self.matrix.T @ sparse.diags_array(weight) @ self.matrix
+        inside = self.patterns.T @ self.network.information(weight) @ self.patterns
+        normal = normal + sparse.block_diag([sparse.csc_array((self.n_free,) * 2), sparse.csc_array(inside)])
+        right = self.matrix.T @ (weight * self.network.difference)
+        right[self.n_free :] += self.patterns.T @ (weight @ self.network.slope)
+        return splu(normal.tocsc()), right
+
+    def solve(self, share):
+        factor, right = self._normal(share)
+        return factor.solve(right)
+
+    def covariance(self, share):
+        return self._normal(share)[0].solve(np.eye(self.matrix.shape[1]))
+
+    def residual(self, unknowns):
+        return self.network.difference - self.matrix @ unknowns
+
+    def levels(self, unknowns, covariance):
+        """Levels and errors against the mean of each piece instead of its first exposure."""
+        level, error = np.full((2, len(self.column)), np.nan)
+        for piece in range(self.component.max() + 1):
+            member = np.flatnonzero(self.component == piece)
+            known = member[self.column[member] >= 0]
+            values, block = np.zeros(len(member)), np.zeros((len(member),) * 2)
+            place = np.searchsorted(member, known)
+            values[place] = unknowns[self.column[known]]
+            block[np.ix_(place, place)] = covariance[np.ix_(self.column[known], self.column[known])]
+            mean = block.mean(axis=0)
+            level[member] = values - values.mean()
+            error[member] = np.sqrt(np.maximum(np.diag(block) - 2 * mean + mean.mean(), 0))
+        return level, error
+
+
+def _huber(z):
+    return np.minimum(1, _HUBER / np.maximum(np.abs(z), 1e-300))
+
+
+def _cauchy(z):
+    return 1 / (1 + (z / _CAUCHY) ** 2)
+
+
+def _iterate(design, share, reweight):
+    for _ in range(_MAX_ITERATIONS):
+        residual = design.residual(design.solve(share))
+        z = residual / design.network.error / _scatter(residual, design.network.error)
+        previous, share = share, reweight(z)
+        if np.max(np.abs(share - previous)) < 1e-6:
+            break
+    return share
+
+
+def _scatter(residual, error):
+    """Robust ratio of residuals to their errors; below 1 it means that noise is not the limit."""
+    return max(1.0, 1.4826 * float(np.median(np.abs(residual) / error)))
+
+
+def solve_by_group(network: Network, patterns: np.ndarray, group: np.ndarray) -> Levels:
+    """
+    Find levels inside each group first, then shift whole groups against each other.
+
+    Overlaps inside a visit are large and many, those between visits small and few. A bad overlap
+    between two visits can then shift a whole visit but not tear it apart. The background fixed
+    to the detector is solved from all pairs (`solve`) and taken as known.
+
+    Parameters
+    ----------
+    network : Network
+        The pairs.
+    patterns : ndarray
+        Background patterns to solve for, shape (k, m).
+    group : ndarray
+        Group number of each exposure, shape (n,).
+
+    Returns
+    -------
+    Levels
+        The solution. Errors are those of both stages added in squares.
+    """
+    together = solve(network, patterns)
+    flat = replace(network, difference=network.difference - network.terms @ together.background)
+    no_patterns = np.zeros((len(patterns), 0))
+    inside = group[network.first] == group[network.second]
+    within = solve(flat.select(inside), no_patterns)
+    body = _bodies(group, within.component)
+    offset, offset_error = np.nan_to_num(within.level), np.nan_to_num(within.error)
+    apart = body[network.first] != body[network.second]
+    shifted = flat.difference - offset[network.first] + offset[network.second]
+    bodies = replace(
+        replace(flat, difference=shifted).select(apart),
+        size=int(body.max()) + 1,
+        first=body[network.first[apart]],
+        second=body[network.second[apart]],
+    )
+    between = solve(bodies, no_patterns)
+    level = _center(offset + np.nan_to_num(between.level)[body], together.component)
+    share = np.ones(len(network.first))
+    share[inside], share[apart] = within.pair_weight, between.pair_weight
+    return replace(
+        together,
+        level=level,
+        error=np.where(np.isnan(level), np.nan, np.hypot(offset_error, np.nan_to_num(between.error)[body])),
+        residual=flat.difference - level[network.first] + level[network.second],
+        pair_weight=share,
+        scatter=max(within.scatter, between.scatter),
+    )
+
+
+def _bodies(group, piece):
+    """Number the sets of exposures that a group's own pairs hold together."""
+    alone = np.arange(len(group)) + piece.max(initial=-1) + 1
+    keys = np.stack([group, np.where(piece >= 0, piece, alone)], axis=1)
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _center(level, component):
+    centered = np.full(level.shape, np.nan)
+    for piece in range(component.max(initial=-1) + 1):
+        member = component == piece
+        centered[member] = level[member] - level[member].mean()
+    return centered
