@@ -38,19 +38,23 @@ class Match:
         Differences by the indices (i, j) of the exposures, i < j.
     n_patterns : int
         Number of patterns of the detector background that the dithers made visible.
+    settled : bool
+        Whether the others follow from the steadiness of the sky within visits; else they are zero.
     """
 
     levels: Levels
     pairs: Pairs
     n_patterns: int
+    settled: bool
 
 
 def match(
     cells: list[SkyCells],
     *,
+    visit: np.ndarray,
     polynomial: DetectorPolynomial,
     clipping: Clipping,
-    group: np.ndarray | None = None,
+    by_visit: bool = False,
     run: Map = map,
 ) -> Match:
     """
@@ -63,12 +67,14 @@ def match(
     ----------
     cells : list of SkyCells
         The exposures on one grid.
+    visit : ndarray
+        Visit number of each exposure, shape (n,).
     polynomial : DetectorPolynomial
         Terms of the detector background; order 0 for none.
     clipping : Clipping
         How the location of a difference is measured.
-    group : ndarray, optional
-        Group number per exposure; when given, levels are found inside each group first.
+    by_visit : bool, optional
+        Find levels inside each visit first, then shift whole visits.
     run : callable, optional
         Used like `map`; it may spread the work over processes.
 
@@ -89,11 +95,12 @@ def match(
         background = sky_levels.solve(network, patterns).background
         pairs = _compare_all(cells, shared, list(pairs), polynomial, background, clipping, run)
         network = Network.from_pairs(len(cells), pairs, terms=len(background))
-    if group is None:
-        levels = sky_levels.solve(network, patterns)
-    else:
-        levels = sky_levels.solve_by_group(network, patterns, group)
-    return Match(levels, pairs, patterns.shape[1])
+    solved = sky_levels.solve(network, patterns)
+    levels = sky_levels.settle_unseen(solved, network, patterns, visit)
+    settled = levels is not solved
+    if by_visit:
+        levels = sky_levels.solve_by_group(levels, network, visit)
+    return Match(levels, pairs, patterns.shape[1], settled)
 
 
 def _compare_all(cells, shared, pairs, polynomial, background, clipping, run) -> Pairs:

@@ -9,12 +9,14 @@ from scipy.sparse.linalg import splu
 
 from miri_steps.algorithms.differences import PairDifference
 
-__all__ = ["Levels", "Network", "components", "solve", "solve_by_group"]
+__all__ = ["Levels", "Network", "components", "settle_unseen", "solve", "solve_by_group"]
 
 # Tuning constants in units of the error, each 95 % efficient for normal residuals
 # (Holland & Welsch 1977, doi:10.1080/03610927708827533).
 _HUBER, _CAUCHY = 1.345, 2.385
 _MAX_ITERATIONS = 100
+# Bayes factor from which evidence counts as positive (Kass & Raftery 1995, doi:10.1080/01621459.1995.10476572).
+_MIN_ODDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -188,15 +190,13 @@ def solve(network: Network, patterns: np.ndarray) -> Levels:
     unknowns, covariance = design.solve(share), design.covariance(share)
     residual = design.residual(unknowns)
     scatter = _scatter(residual, network.error)
-    level, error = design.levels(unknowns, covariance)
-    q = unknowns[design.n_free :]
-    q_covariance = covariance[design.n_free :, design.n_free :]
+    seen = slice(design.n_free, None)
     return Levels(
-        level=level,
-        error=error * scatter,
+        level=design.centered(unknowns),
+        error=design.errors(covariance) * scatter,
         component=component,
-        background=patterns @ q,
-        background_covariance=patterns @ q_covariance @ patterns.T * scatter**2,
+        background=patterns @ unknowns[seen],
+        background_covariance=patterns @ covariance[seen, seen] @ patterns.T * scatter**2,
         residual=residual,
         pair_weight=share,
         scatter=scatter,
@@ -229,39 +229,44 @@ class _Design:
         entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
         return sparse.coo_array(entries, shape=(len(pair), self.n_free)).tocsc()
 
-    def _normal(self, share):
-        weight = self.network.weight * share
+    def _normal(self, weight):
         normal = self.matrix.T @ sparse.diags_array(weight) @ self.matrix
         inside = self.patterns.T @ self.network.information(weight) @ self.patterns
         normal = normal + sparse.block_diag([sparse.csc_array((self.n_free,) * 2), sparse.csc_array(inside)])
-        right = self.matrix.T @ (weight * self.network.difference)
-        right[self.n_free :] += self.patterns.T @ (weight @ self.network.slope)
-        return splu(normal.tocsc()), right
+        return splu(normal.tocsc())
 
     def solve(self, share):
-        factor, right = self._normal(share)
-        return factor.solve(right)
+        return self.explain(share, self.network.difference, self.network.slope)
+
+    def explain(self, share, difference, slope):
+        """Unknowns that explain differences (p,) and their variation within overlaps (p, k) best."""
+        weight = self.network.weight * share
+        right = self.matrix.T @ (weight * difference)
+        right[self.n_free :] += self.patterns.T @ (weight @ slope)
+        return self._normal(weight).solve(right)
 
     def covariance(self, share):
-        return self._normal(share)[0].solve(np.eye(self.matrix.shape[1]))
+        return self._normal(self.network.weight * share).solve(np.eye(self.matrix.shape[1]))
 
     def residual(self, unknowns):
         return self.network.difference - self.matrix @ unknowns
 
-    def levels(self, unknowns, covariance):
-        """Levels and errors against the mean of each piece instead of its first exposure."""
-        level, error = np.full((2, len(self.column)), np.nan)
+    def centered(self, unknowns):
+        """Levels against the mean of each piece instead of its first exposure."""
+        values = np.append(unknowns[: self.n_free], 0.0)[self.column]
+        return _center(values, self.component)
+
+    def errors(self, covariance):
+        """Standard errors of the centered levels."""
+        error = np.full(len(self.column), np.nan)
+        padded = np.zeros((self.n_free + 1,) * 2)
+        padded[:-1, :-1] = covariance[: self.n_free, : self.n_free]
         for piece in range(self.component.max() + 1):
             member = np.flatnonzero(self.component == piece)
-            known = member[self.column[member] >= 0]
-            values, block = np.zeros(len(member)), np.zeros((len(member),) * 2)
-            place = np.searchsorted(member, known)
-            values[place] = unknowns[self.column[known]]
-            block[np.ix_(place, place)] = covariance[np.ix_(self.column[known], self.column[known])]
+            block = padded[np.ix_(self.column[member], self.column[member])]
             mean = block.mean(axis=0)
-            level[member] = values - values.mean()
             error[member] = np.sqrt(np.maximum(np.diag(block) - 2 * mean + mean.mean(), 0))
-        return level, error
+        return error
 
 
 def _huber(z):
@@ -287,20 +292,111 @@ def _scatter(residual, error):
     return max(1.0, 1.4826 * float(np.median(np.abs(residual) / error)))
 
 
-def solve_by_group(network: Network, patterns: np.ndarray, group: np.ndarray) -> Levels:
+def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit: np.ndarray) -> Levels:
+    """
+    Choose the patterns that the dithers do not show by the steadiness of the sky within visits.
+
+    A plane fixed to the detector leaves every overlap flat: the differences are those of levels
+    that follow the dithers. No overlap can tell the two apart, but the sky knows nothing of the
+    dithers. Two hypotheses about the levels within visits are weighed: they scatter at random,
+    or they scatter and follow a plane whose strength is that of the background seen (a normal
+    prior with the rms of the seen patterns above their noise). The plane is taken to be there only if the second
+    is at least three times as likely (Bayes factor of the two linear models).
+
+    Fails when the sky itself followed the dithers while a background was there.
+
+    Parameters
+    ----------
+    levels : Levels
+        Solution of `network` for `patterns`, in which the unseen patterns are zero.
+    network : Network
+        The pairs.
+    patterns : ndarray
+        Patterns that were solved for, orthonormal columns, shape (k, m).
+    visit : ndarray
+        Visit number of each exposure, shape (n,).
+
+    Returns
+    -------
+    Levels
+        The same fit to the differences with other levels and background; errors contain what is
+        left of the ambiguity.
+    """
+    unseen = _complement(patterns)
+    excess = np.sum(levels.background**2) - np.trace(levels.background_covariance)
+    if not patterns.shape[1] or not unseen.shape[1] or excess <= 0:
+        return levels
+    design = _Design(network, patterns, levels.component)
+    followed, mixed = np.empty((network.size, unseen.shape[1])), unseen.copy()
+    for column, pattern in enumerate(unseen.T):
+        unknowns = design.explain(levels.pair_weight, network.terms @ pattern, network.covariance @ pattern)
+        followed[:, column] = design.centered(unknowns)
+        mixed[:, column] -= patterns @ unknowns[design.n_free :]
+    body = _bodies(visit, levels.component)
+    steady, moving = (_within(values, body) for values in (levels.level, followed))
+    strength, covariance, odds = _weigh(steady, moving, network.size - int(body.max()) - 1, excess)
+    if odds < _MIN_ODDS:
+        return levels
+    return replace(
+        levels,
+        level=levels.level - followed @ strength,
+        error=np.sqrt(levels.error**2 + np.einsum("nk,kl,nl->n", followed, covariance, followed)),
+        background=levels.background + mixed @ strength,
+        background_covariance=levels.background_covariance + mixed @ covariance @ mixed.T,
+    )
+
+
+def _weigh(steady, moving, freedom, prior):
+    """
+    Fit ``steady = moving @ strength`` against ``steady = 0``, both with scatter of unknown size.
+
+    Returns the strength, its covariance, and the Bayes factor of the fit. The prior of the
+    strength is normal with variance `prior`.
+    """
+    alone = float(steady @ steady)
+    if freedom < 1 or alone == 0:
+        return np.zeros(moving.shape[1]), np.zeros((moving.shape[1],) * 2), 0.0
+    left = alone
+    for _ in range(_MAX_ITERATIONS):
+        ridge = max(left / freedom / prior, np.finfo(float).tiny)
+        inverse = np.linalg.inv(moving.T @ moving + ridge * np.eye(moving.shape[1]))
+        strength = inverse @ (moving.T @ steady)
+        previous, left = left, float(steady @ (steady - moving @ strength))
+        if abs(left - previous) <= 1e-9 * previous:
+            break
+    occam = np.linalg.slogdet(inverse * ridge)[1]
+    log_odds = 0.5 * freedom * np.log(alone / max(left, np.finfo(float).tiny)) + 0.5 * occam
+    return strength, inverse * left / freedom, float(np.exp(min(log_odds, 700.0)))
+
+
+def _complement(patterns):
+    """Orthonormal columns that complete those given to a basis."""
+    return np.linalg.svd(patterns)[0][:, patterns.shape[1] :]
+
+
+def _within(values, body):
+    """Values minus their mean over each body; 0 where there is none."""
+    values = np.nan_to_num(values)
+    count = np.bincount(body)
+    sums = np.zeros((len(count), *values.shape[1:]))
+    np.add.at(sums, body, values)
+    return values - (sums.T / count).T[body]
+
+
+def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Levels:
     """
     Find levels inside each group first, then shift whole groups against each other.
 
     Overlaps inside a visit are large and many, those between visits small and few. A bad overlap
     between two visits can then shift a whole visit but not tear it apart. The background fixed
-    to the detector is solved from all pairs (`solve`) and taken as known.
+    to the detector is taken from the solution of all pairs together.
 
     Parameters
     ----------
+    together : Levels
+        Solution of `network`.
     network : Network
         The pairs.
-    patterns : ndarray
-        Background patterns to solve for, shape (k, m).
     group : ndarray
         Group number of each exposure, shape (n,).
 
@@ -309,9 +405,8 @@ def solve_by_group(network: Network, patterns: np.ndarray, group: np.ndarray) ->
     Levels
         The solution. Errors are those of both stages added in squares.
     """
-    together = solve(network, patterns)
     flat = replace(network, difference=network.difference - network.terms @ together.background)
-    no_patterns = np.zeros((len(patterns), 0))
+    no_patterns = np.zeros((len(together.background), 0))
     inside = group[network.first] == group[network.second]
     within = solve(flat.select(inside), no_patterns)
     body = _bodies(group, within.component)

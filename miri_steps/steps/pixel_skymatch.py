@@ -187,7 +187,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
                 [member.cells for member in matched],
                 polynomial=polynomial,
                 clipping=Clipping(self.skystat, self.nclip, self.lsigma, self.usigma, self.binwidth),
-                group=_visit_numbers(matched) if self.grouping == "visit" else None,
+                visit=_visit_numbers(matched),
+                by_visit=self.grouping == "visit",
                 run=run,
             )
         self._assign_levels(members, matched, found.levels)
@@ -402,7 +403,8 @@ def _corners(members):
 
 
 def _visit_numbers(matched):
-    visits = [member.meta["meta.observation.visit_id"] for member in matched]
+    """Number the visits; an exposure without VISIT_ID is a visit of its own."""
+    visits = [member.meta.get("meta.observation.visit_id") or member.name for member in matched]
     return np.unique(visits, return_inverse=True)[1]
 
 

@@ -1,0 +1,278 @@
+"""From a scene and a plan to exposures, as the second stage of the pipeline leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from zlib import crc32
+
+import numpy as np
+from astropy import units
+from astropy.table import QTable
+from stdatamodels.jwst import datamodels
+from stdatamodels.jwst.datamodels.dqflags import pixel
+
+from miri_steps import detector
+from miri_steps.simulate import metadata, render, sphere, wcs
+from miri_steps.simulate.diffraction import Psf
+from miri_steps.simulate.diffraction import psf as compute_psf
+from miri_steps.simulate.pointing import Pointing
+from miri_steps.simulate.scene import Scene
+
+# Photon noise of a source: brightness / (electrons that 1 MJy/sr gives), with 4 electrons per DN.
+_VARIANCE_PER_BRIGHTNESS = metadata.CONVERSION / (4.0 * metadata.EXPOSURE_TIME)
+# In a background-limited exposure the detector adds this part of the variance.
+_READ_NOISE_SHARE = 0.1
+# Cosmic rays: 10 sigma and an exponential tail of this many more.
+_COSMIC_RAY_FLOOR, _COSMIC_RAY_TAIL = 10.0, 40.0
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """A planned set of exposures, made when asked for: iterate over it, or take one by number.
+
+    Made by `observe`, which explains the fields. Each exposure is rendered anew every time, always the same.
+    """
+
+    scene: Scene
+    pointings: tuple[Pointing, ...]
+    filter: str
+    sky: np.ndarray
+    pattern: np.ndarray | None
+    noise: float
+    poisson: bool
+    pointing_error: np.ndarray
+    bad_pixels: float
+    cosmic_rays: float
+    subarray: str
+    exptype: str
+    regions: tuple[str, ...]
+    psf: Psf
+    seed: int
+
+    def __len__(self) -> int:
+        """Count the exposures."""
+        return len(self.pointings)
+
+    def __iter__(self) -> Iterator[datamodels.ImageModel]:
+        """Make the exposures one at a time."""
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> datamodels.ImageModel:
+        """Make one exposure."""
+        return _to_model(self, self._fill(i), self.pointings[i])
+
+    @property
+    def truth(self) -> QTable:
+        """What is true of each exposure: names, pointing as the file has it, sky level, pointing error."""
+        plan = self.pointings
+        table = QTable()
+        table["exposure"] = [f"{p.name}_cal.fits" for p in plan]
+        table["visit"] = [p.visit_id for p in plan]
+        table["gs_id"] = [p.gs_id for p in plan]
+        table["tile"] = [p.tile for p in plan]
+        table["dither"] = [p.dither for p in plan]
+        for name, key in (("ra", "ra"), ("dec", "dec"), ("roll", "pa_v3")):
+            table[name] = np.array([getattr(p, key) for p in plan]) * units.deg
+        table["sky"] = self.sky * units.Unit("MJy/sr")
+        table["error_east"] = self.pointing_error[:, 0] * units.arcsec
+        table["error_north"] = self.pointing_error[:, 1] * units.arcsec
+        return table
+
+    def signal(self, i: int) -> np.ndarray:
+        """Light of the scene alone in one exposure [MJy/sr]: no background, no noise."""
+        inside, seen = self._inside(), self._seen(i)
+        image = render.emission(self.scene, seen, self.filter, self.subarray, inside)
+        return image + render.stars(self.scene, seen, self.filter, self.subarray, self.psf) * inside
+
+    def _seen(self, i: int) -> Pointing:
+        """Where the telescope really looked."""
+        nominal = self.pointings[i]
+        ra, dec = sphere.offset(nominal.ra, nominal.dec, *self.pointing_error[i])
+        return replace(nominal, ra=ra, dec=dec)
+
+    def _inside(self) -> np.ndarray:
+        window = detector.SUBARRAYS[self.subarray]
+        return detector.region_mask(
+            self.regions, shape=window.shape, xstart=window.xstart, ystart=window.ystart
+        )
+
+    def _fill(self, i: int) -> dict[str, np.ndarray]:
+        """Arrays of one exposure."""
+        rng = np.random.default_rng([self.seed, crc32(self.pointings[i].name.encode())])
+        signal = self.signal(i)
+        background = np.full(signal.shape, self.sky[i])
+        if self.pattern is not None:
+            background += self.pattern[detector.SUBARRAYS[self.subarray].slices]
+        planes = self._variances(signal)
+        sigma = np.sqrt(planes["var_poisson"] + planes["var_rnoise"])
+        data = signal + background + sigma * rng.standard_normal(signal.shape)
+        data += _cosmic_rays(rng, sigma, self.cosmic_rays)
+        dq = _flags(self.subarray, self.regions, self.bad_pixels, self.seed)
+        planes |= {"data": data, "err": sigma, "var_flat": np.zeros_like(data)}
+        unusable = (dq & pixel["DO_NOT_USE"]) > 0
+        planes = {name: np.where(unusable, np.nan, plane) for name, plane in planes.items()}
+        window = detector.SUBARRAYS[self.subarray].slices
+        area = wcs.pixel_areas(self.filter)[window] / wcs.nominal_pixel_area(self.filter)
+        return planes | {"dq": dq, "area": area}
+
+    def _variances(self, signal: np.ndarray) -> dict[str, np.ndarray]:
+        variance = self.noise**2
+        source = _VARIANCE_PER_BRIGHTNESS * np.maximum(signal, 0.0) * (self.poisson and self.noise > 0)
+        return {
+            "var_poisson": (1 - _READ_NOISE_SHARE) * variance + source,
+            "var_rnoise": np.full(signal.shape, _READ_NOISE_SHARE * variance),
+        }
+
+
+def observe(
+    scene: Scene,
+    pointings: Sequence[Pointing],
+    filter: str,  # noqa: A002
+    *,
+    sky: float | np.ndarray = 0.0,
+    pattern: np.ndarray | None = None,
+    noise: float = 0.05,
+    poisson: bool = True,
+    pointing_error: np.ndarray | None = None,
+    bad_pixels: float = 0.005,
+    cosmic_rays: float = 0.0,
+    subarray: str = "FULL",
+    exptype: str = "MIR_IMAGE",
+    regions: Sequence[str] = ("imager", "lyot", "4qpm"),
+    psf: Psf | None = None,
+    seed: int = 0,
+) -> Observation:
+    """Take exposures of a scene.
+
+    Nothing is rendered yet: iterate over the result for the exposures, or hand it to `write`.
+
+    Parameters
+    ----------
+    scene : Scene
+        The sky.
+    pointings : sequence of Pointing
+        The plan.
+    filter : str
+        Name of the filter.
+    sky : float or array
+        Level of the background, one for all or one per exposure [MJy/sr].
+    pattern : ndarray, optional
+        Full-frame background that is fixed to the detector [MJy/sr].
+    noise : float
+        Standard deviation of an empty pixel [MJy/sr]. At 0 nothing is drawn and err is 0: the pipeline gives
+        such exposures no weight; for a noise-free mosaic use 1e-6 with ``poisson=False``.
+    poisson : bool
+        Whether the light of the scene adds its photon noise.
+    pointing_error : array, optional
+        Shape (n, 2): East (times cos dec) and North [arcsec]. The file says the nominal pointing, the
+        telescope looked at nominal plus error; tweakreg has to find a shift of plus error.
+    bad_pixels : float
+        Fraction of dead and hot pixels, at fixed places of the detector.
+    cosmic_rays : float
+        Fraction of pixels per exposure that are hit, and not flagged.
+    subarray, exptype : str
+        Values of SUBARRAY and EXP_TYPE.
+    regions : sequence of str
+        Fields that see the sky, see `miri_steps.detector.region_mask`.
+    psf : Psf, optional
+        Image of a star; computed for the filter when not given.
+    seed : int
+        Seed of noise, cosmic rays and bad pixels. The noise of an exposure depends on the seed and its name
+        only, not on the others.
+
+    Returns
+    -------
+    Observation
+        The exposures to be.
+
+    Raises
+    ------
+    ValueError
+        If names are not known, exposures share a name, or shapes do not fit.
+    """
+    n = len(pointings)
+    observation = Observation(
+        scene=scene,
+        pointings=tuple(pointings),
+        filter=filter,
+        sky=np.array(np.broadcast_to(np.asarray(sky, float), np.shape(sky) or (n,))),
+        pattern=None if pattern is None else np.array(pattern, float),
+        noise=float(noise),
+        poisson=poisson,
+        pointing_error=np.zeros((n, 2)) if pointing_error is None else np.array(pointing_error, float),
+        bad_pixels=bad_pixels,
+        cosmic_rays=cosmic_rays,
+        subarray=subarray,
+        exptype=exptype,
+        regions=tuple([regions] if isinstance(regions, str) else regions),
+        psf=psf or compute_psf(filter),
+        seed=seed,
+    )
+    _check(observation)
+    return observation
+
+
+def _check(o: Observation) -> None:
+    names = [pointing.name for pointing in o.pointings]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    detector.region_mask(o.regions, shape=(1, 1))
+    rules = (
+        (o.subarray in detector.SUBARRAYS, f"subarray must be one of {list(detector.SUBARRAYS)}", o.subarray),
+        (not twice, "every exposure must have a name of its own", twice),
+        (o.sky.shape == (len(o),), f"sky must be one level or one per exposure ({len(o)})", o.sky.shape),
+        (
+            o.pointing_error.shape == (len(o), 2),
+            f"pointing_error must have shape ({len(o)}, 2)",
+            o.pointing_error.shape,
+        ),
+        (
+            o.pattern is None or o.pattern.shape == detector.SHAPE,
+            f"pattern must have the full frame's shape {detector.SHAPE}",
+            np.shape(o.pattern),
+        ),
+        (o.noise >= 0, "noise must be at least 0 MJy/sr", o.noise),
+        (0 <= o.bad_pixels < 1, "bad_pixels must be a fraction of 0 to 1", o.bad_pixels),
+        (0 <= o.cosmic_rays < 1, "cosmic_rays must be a fraction of 0 to 1", o.cosmic_rays),
+    )
+    for holds, rule, value in rules:
+        if not holds:
+            raise ValueError(f"{rule}, got {value}")
+
+
+def _cosmic_rays(rng: np.random.Generator, sigma: np.ndarray, fraction: float) -> np.ndarray:
+    hits = rng.random(sigma.shape) < fraction
+    height = _COSMIC_RAY_FLOOR + _COSMIC_RAY_TAIL * rng.standard_exponential(sigma.shape)
+    return np.where(hits, sigma * height, 0.0)
+
+
+@lru_cache(maxsize=4)
+def _flags(subarray: str, regions: tuple[str, ...], bad_pixels: float, seed: int) -> np.ndarray:
+    """Flag what no exposure can use: the same pixels in all of them."""
+    window = detector.SUBARRAYS[subarray].slices
+    dq = np.zeros(detector.SHAPE, np.uint32)
+    draw = np.random.default_rng([seed, 1]).random(detector.SHAPE)
+    dead, hot = draw < bad_pixels / 2, (draw >= bad_pixels / 2) & (draw < bad_pixels)
+    dq[dead] |= pixel["DO_NOT_USE"] | pixel["DEAD"]
+    dq[hot] |= pixel["DO_NOT_USE"] | pixel["HOT"]
+    dq[~detector.region_mask(regions)] |= pixel["DO_NOT_USE"] | pixel["NON_SCIENCE"]
+    dq[detector.reference_pixel_mask()] |= pixel["REFERENCE_PIXEL"]
+    return dq[window]
+
+
+def _to_model(o: Observation, planes: dict[str, np.ndarray], pointing: Pointing) -> datamodels.ImageModel:
+    model = datamodels.ImageModel()
+    model.data = planes["data"].astype(np.float32)
+    model.dq = planes["dq"].copy()
+    for name in ("err", "area", "var_poisson", "var_rnoise", "var_flat"):
+        setattr(model, name, planes[name].astype(np.float32))
+    metadata.describe(
+        model,
+        pointing,
+        filter_name=o.filter,
+        subarray=o.subarray,
+        exptype=o.exptype,
+        target=(o.scene.ra, o.scene.dec),
+    )
+    return model

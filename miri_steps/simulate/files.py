@@ -1,0 +1,87 @@
+"""Exposures to disk, with the association that names them and the truth about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from astropy.io import fits
+from astropy.table import Table
+
+from miri_steps.simulate.exposure import Observation
+
+
+def write(observation: Observation, folder: str | Path, product: str | None = None) -> Path:
+    """Write an observation, one exposure at a time.
+
+    The folder then holds the ``_cal.fits`` files, ``<product>_asn.json``, ``<product>_truth.ecsv``,
+    ``<product>_refcat.ecsv`` (RA and DEC of the stars, as tweakreg's ``abs_refcat`` wants them, when there
+    are any) and ``<product>_pattern.fits`` (when a pattern was given).
+
+    Parameters
+    ----------
+    observation : Observation
+        Made by `observe`.
+    folder : str or Path
+        Made when it does not exist.
+    product : str, optional
+        Name of the mosaic; built like a real one when not given.
+
+    Returns
+    -------
+    Path
+        The association.
+
+    Raises
+    ------
+    FileExistsError
+        If a file is there already; nothing has been written then.
+    """
+    folder = Path(folder)
+    product = product or _product_name(observation)
+    paths = [folder / f"{pointing.name}_cal.fits" for pointing in observation.pointings]
+    association = folder / f"{product}_asn.json"
+    there = [path for path in (association, *paths) if path.exists()]
+    if there:
+        raise FileExistsError(f"{there[0]} is there already; simulated files go to a fresh folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, model in zip(paths, observation, strict=True):
+        model.save(str(path))
+        model.close()
+    observation.truth.write(folder / f"{product}_truth.ecsv", overwrite=True)
+    if len(observation.scene.stars):
+        _reference_catalog(observation.scene.stars).write(folder / f"{product}_refcat.ecsv", overwrite=True)
+    if observation.pattern is not None:
+        fits.writeto(folder / f"{product}_pattern.fits", observation.pattern, overwrite=True)
+    association.write_text(json.dumps(_association(observation, product), indent=4))
+    return association
+
+
+def _product_name(observation: Observation) -> str:
+    first = observation.pointings[0]
+    return f"jw{first.program}-o{first.observation}_t001_miri_{observation.filter.lower()}"
+
+
+def _reference_catalog(stars: Table) -> Table:
+    catalog = Table(stars)
+    catalog.rename_columns(["ra", "dec"], ["RA", "DEC"])
+    return catalog
+
+
+def _association(observation: Observation, product: str) -> dict:
+    members = [
+        {"expname": f"{pointing.name}_cal.fits", "exptype": "science"} for pointing in observation.pointings
+    ]
+    return {
+        "asn_type": "image3",
+        "asn_rule": "DMS_Level3_Base",
+        "asn_id": "a3001",
+        "asn_pool": "none",
+        "program": observation.pointings[0].program,
+        "version_id": None,
+        "code_version": "1.20.2",
+        "degraded_status": "No known degraded exposures in association.",
+        "constraints": "none",
+        "target": "1",
+        "products": [{"name": product, "members": members}],
+    }
