@@ -1,6 +1,6 @@
 """Resample exposures onto the cells of one common sky grid."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,9 +63,30 @@ class PixelMap:
         ndarray
             Grid column and row of every pixel, shape (ny, nx, 2) [cell].
         """
-        pixel_y, pixel_x = np.arange(shape[0]), np.arange(shape[1])
-        spread = [RectBivariateSpline(self.y, self.x, z)(pixel_y, pixel_x) for z in (self.column, self.row)]
-        return np.stack(spread, axis=-1)
+        spread = np.empty((*shape, 2))
+        for axis, mesh in enumerate((self.column, self.row)):
+            spread[..., axis] = RectBivariateSpline(self.y, self.x, mesh)(*map(np.arange, shape))
+        return spread
+
+    def window(self) -> tuple[np.ndarray, tuple[int, int]]:
+        """
+        Find the part of the grid that the mesh covers.
+
+        Returns
+        -------
+        corner : ndarray
+            Grid column and row of its first cell, shape (2,).
+        shape : tuple of int
+            Its shape (ny, nx) [cell].
+        """
+        first = np.array([np.floor(z.min() - 0.5) for z in (self.column, self.row)], int)
+        last = np.array([np.ceil(z.max() + 0.5) for z in (self.column, self.row)], int)
+        nx, ny = last - first + 1
+        return first, (int(ny), int(nx))
+
+    def moved(self, corner: np.ndarray) -> "PixelMap":
+        """Count the cells of the grid from another corner (column, row)."""
+        return replace(self, column=self.column - corner[0], row=self.row - corner[1])
 
     def to_detector(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -159,17 +180,14 @@ def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.
     if not good.any():
         return None
     # A float32 mean of values far from zero loses digits; the level is added back in the end.
-    zero = np.float32(np.median(image[good]))
-    pixmap = pixel_map.at_pixels(image.shape)
-    corner = np.floor(pixmap.min(axis=(0, 1)) + 0.5).astype(int)
-    pixmap -= corner
-    shape = np.floor(pixmap.max(axis=(0, 1)) + 0.5).astype(int) + 1
+    zero = np.float32(np.median(image[good][::16]))
+    corner, shape = pixel_map.window()
     cell_size = pixel_map.cell_size
-    drizzle = Drizzle(kernel="turbo", out_shape=tuple(shape[::-1]), disable_ctx=True, fillval="NaN")
+    drizzle = Drizzle(kernel="turbo", out_shape=shape, disable_ctx=True, fillval="NaN")
     drizzle.add_image(
-        np.where(good, image - zero, 0).astype(np.float32),
+        np.where(good, image - zero, np.float32(0)).astype(np.float32, copy=False),
         exptime=1.0,
-        pixmap=pixmap,
+        pixmap=pixel_map.moved(corner).at_pixels(image.shape),
         weight_map=good.astype(np.float32),
         pixel_scale_ratio=cell_size,
     )

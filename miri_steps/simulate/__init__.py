@@ -28,7 +28,7 @@ _WHERE = {
     "columns": "patterns",
 }
 
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> object:

@@ -203,7 +203,7 @@ def _diffract(pupil: np.ndarray, wavelength: float, step: float, n: int) -> np.n
 
 
 @lru_cache(maxsize=16)
-def psf(filter: str, oversample: int = 5, half_size: int = 128) -> Psf:  # noqa: A002
+def psf(filter: str, oversample: int = 5, half_size: int = 128) -> Psf:
     """Compute the image of a star through a filter.
 
     The pupil is Fourier transformed at five wavelengths over the band. The result is cached.

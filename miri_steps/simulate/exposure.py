@@ -129,7 +129,7 @@ class Observation:
 def observe(
     scene: Scene,
     pointings: Sequence[Pointing],
-    filter: str,  # noqa: A002
+    filter: str,
     *,
     sky: float | np.ndarray = 0.0,
     pattern: np.ndarray | None = None,

@@ -339,7 +339,7 @@ def _read_image(image: np.ndarray | str | Path, wcs: object | None) -> tuple[np.
     from astropy.wcs import WCS
 
     with fits.open(image) as hdus:
-        return hdus["SCI"].data.astype(float), wcs or WCS(hdus["SCI"].header, hdus)
+        return hdus["SCI"].data.astype(float), wcs or WCS(hdus["SCI"].header, hdus, fix=False)
 
 
 def _fill_gaps(data: np.ndarray) -> np.ndarray:

@@ -1,0 +1,170 @@
+"""Exposures: the truth that went in comes out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import map_coordinates
+from stdatamodels.jwst.datamodels.dqflags import pixel
+
+from miri_steps import detector
+from miri_steps.simulate import Pointing, Psf, Scene, columns, dome, grid, observe, sphere, wcs
+
+RA, DEC = 83.6, -69.1
+EMPTY = Scene(RA, DEC)
+POINTING = Pointing(RA, DEC, 33.0)
+QUIET = {"noise": 0.0, "bad_pixels": 0.0, "subarray": "SUB256"}
+
+
+def five_stars(flux=1.0):
+    """Place five stars on a cross of 8 arcsec arms."""
+    east, north = np.array([[0, 0], [8, 1], [-8, 2], [1, 8], [-2, -8]]).T
+    ra, dec = sphere.lon_lat(sphere.from_tangent(east, north, RA, DEC))
+    return EMPTY.with_catalog(Table({"ra": ra, "dec": dec, "flux_mjy": np.full(5, flux)}))
+
+
+def round_psf():
+    """Build a star without wings, whose centroid is easy to measure."""
+    axis = (np.arange(200) - 99.5) / 5
+    line = np.exp(-(axis**2) / 2)
+    return Psf(np.outer(line, line) / line.sum() ** 2, 5)
+
+
+def misplaced(model, stars, half=7):
+    """Measure where stars are on the sky by the file's WCS, minus where they are in truth [arcsec]."""
+    ra, dec = np.array(stars["ra"]), np.array(stars["dec"])
+    image, found = model.data.astype(float), []
+    for column, row in np.round(np.transpose(model.meta.wcs.invert(ra, dec))).astype(int):
+        box = image[row - half : row + half + 1, column - half : column + half + 1]
+        dy, dx = np.indices(box.shape) - half
+        found.append((column + (box * dx).sum() / box.sum(), row + (box * dy).sum() / box.sum()))
+    seen = sphere.unit_vectors(*model.meta.wcs(*np.transpose(found)))
+    return np.subtract(
+        sphere.to_tangent(seen, RA, DEC), sphere.to_tangent(sphere.unit_vectors(ra, dec), RA, DEC)
+    )
+
+
+def test_stars_are_where_the_wcs_says_with_the_flux_asked():
+    scene = five_stars(2.0)
+    model = observe(scene, [POINTING], "F770W", psf=round_psf(), **QUIET)[0]
+    assert np.abs(misplaced(model, scene.stars)).max() < 0.02 * detector.PIXEL_SCALE
+    area = model.area * model.meta.photometry.pixelarea_steradians
+    assert np.nansum(model.data * area) * 1e9 == pytest.approx(10.0, rel=0.001)
+
+
+def test_diffraction_keeps_the_flux():
+    model = observe(five_stars(2.0), [POINTING], "F560W", **QUIET)[0]
+    area = model.area * model.meta.photometry.pixelarea_steradians
+    assert np.nansum(model.data * area) * 1e9 == pytest.approx(10.0, rel=0.02)
+
+
+@pytest.mark.parametrize(("error", "roll"), [((0.4, 0.0), 33.0), ((0.0, 0.4), 250.0)])
+def test_pointing_error_is_what_the_wcs_must_be_shifted_by(error, roll):
+    scene = five_stars()
+    plan = [replace(POINTING, pa_v3=roll)]
+    model = observe(scene, plan, "F770W", psf=round_psf(), pointing_error=[error], **QUIET)[0]
+    # The file's WCS says too little by the error: adding it puts the stars right.
+    assert_allclose(-misplaced(model, scene.stars).mean(axis=1), error, atol=0.003)
+
+
+def test_noise_is_that_of_err():
+    scene = EMPTY.with_emission(5.0, radius=40, seed=1)
+    observation = observe(scene, [POINTING], "F770W", sky=3.0, noise=0.1, subarray="BRIGHTSKY")
+    model = observation[0]
+    pull = (model.data - observation.signal(0) - 3.0) / model.err
+    assert np.nanmean(pull**2) == pytest.approx(1.0, abs=0.01)
+    assert np.nanmean(pull) == pytest.approx(0.0, abs=0.01)
+    total = model.var_poisson + model.var_rnoise + model.var_flat
+    assert_allclose(model.err**2, total, rtol=1e-5)
+    assert np.nanmin(model.err) >= 0.0999
+
+
+def test_same_sky_gives_the_same_value_in_every_exposure():
+    amplitude = 5.0
+    scene = EMPTY.with_emission(amplitude, radius=40, seed=1)
+    plan = [POINTING, Pointing(*sphere.offset(RA, DEC, 3.3, -2.1), 123.4, exposure=2)]
+    fwhm = detector.FWHM["F770W"] * detector.PIXEL_SCALE
+    for model in observe(scene, plan, "F770W", **QUIET):
+        y, x = np.mgrid[0:256:3, 0:256:3]
+        sky = sphere.unit_vectors(*model.meta.wcs(x.astype(float), y.astype(float)))
+        truth = scene.brightness(*sphere.to_tangent(sky, RA, DEC), fwhm)
+        assert_allclose(model.data[y, x], truth, rtol=0, atol=1e-4 * amplitude)
+
+
+def test_two_rolls_agree_between_pixels():
+    amplitude = 5.0
+    scene = EMPTY.with_emission(amplitude, radius=40, seed=1)
+    plan = [POINTING, Pointing(*sphere.offset(RA, DEC, 3.3, -2.1), 123.4, exposure=2)]
+    first, second = observe(scene, plan, "F1500W", **QUIET)
+    x, y = np.random.default_rng(1).integers(90, 166, (2, 300))
+    sky = sphere.unit_vectors(*first.meta.wcs(x.astype(float), y.astype(float)))
+    there = wcs.sky_to_pixels(sky, plan[1], "F1500W", "SUB256")
+    value = map_coordinates(second.data.astype(float), there[::-1], order=5)
+    assert_allclose(value, first.data[y, x], rtol=0, atol=1e-3 * amplitude)
+
+
+def test_sky_and_pattern_are_added_on_the_detector():
+    pattern = dome(2.0) + columns(0.1, seed=4)
+    models = list(observe(EMPTY, grid(RA, DEC, n=(2, 1)), "F770W", sky=[1.0, 3.0], pattern=pattern, **QUIET))
+    window = detector.SUBARRAYS["SUB256"].slices
+    for model, level in zip(models, (1.0, 3.0), strict=True):
+        assert_allclose(model.data, pattern[window] + level, rtol=1e-6)
+
+
+def test_unusable_pixels_are_nan_everywhere():
+    model = observe(EMPTY, [POINTING], "F770W", bad_pixels=0.01)[0]
+    unusable = (model.dq & pixel["DO_NOT_USE"]) > 0
+    for name in ("data", "err", "var_poisson", "var_rnoise", "var_flat"):
+        assert_array_equal(np.isnan(getattr(model, name)), unusable)
+    assert np.isfinite(model.area).all()
+    inside = detector.region_mask(["imager", "lyot", "4qpm"])
+    assert_array_equal((model.dq & pixel["NON_SCIENCE"]) > 0, ~inside)
+    assert_array_equal((model.dq & pixel["REFERENCE_PIXEL"]) > 0, detector.reference_pixel_mask())
+    bad = (model.dq & (pixel["DEAD"] | pixel["HOT"])) > 0
+    assert bad.mean() == pytest.approx(0.01, rel=0.05)
+    assert unusable[bad].all()
+    assert unusable[inside].mean() == pytest.approx(0.01, rel=0.05)
+
+
+def test_noise_belongs_to_the_exposure_and_bad_pixels_to_the_detector():
+    plan = grid(RA, DEC, n=(3, 1))
+    together = observe(EMPTY, plan, "F770W", subarray="SUB256", cosmic_rays=0.01, seed=5)
+    alone = observe(EMPTY, plan[2:], "F770W", subarray="SUB256", cosmic_rays=0.01, seed=5)
+    assert_array_equal(together[2].data, alone[0].data)
+    assert_array_equal(together[2].data, together[2].data)
+    assert_array_equal(together[0].dq, together[1].dq)
+    assert (together[0].data != together[1].data).mean() > 0.9
+    other = observe(EMPTY, plan, "F770W", subarray="SUB256", seed=6)
+    assert (other[0].dq != together[0].dq).any()
+
+
+def test_cosmic_rays_hit_without_a_flag():
+    model = observe(EMPTY, [POINTING], "F770W", cosmic_rays=0.02, bad_pixels=0, subarray="SUB256")[0]
+    assert np.mean(model.data > 5 * model.err) == pytest.approx(0.02, rel=0.15)
+    assert (model.dq == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"subarray": "SUB1"}, "subarray must be one of .*FULL.*, got SUB1"),
+        ({"sky": [1.0, 2.0]}, r"one per exposure \(1\), got \(2,\)"),
+        ({"pointing_error": np.zeros((2, 2))}, r"shape \(1, 2\), got \(2, 2\)"),
+        ({"pattern": np.zeros((4, 4))}, r"\(1024, 1032\), got \(4, 4\)"),
+        ({"noise": -1}, "noise must be at least 0 MJy/sr, got -1"),
+        ({"bad_pixels": 1.5}, "bad_pixels must be a fraction"),
+        ({"regions": "moon"}, "regions must be among"),
+    ],
+)
+def test_wrong_parameters_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        observe(EMPTY, [POINTING], "F770W", **wrong)
+
+
+def test_unknown_filters_and_shared_names_are_refused():
+    with pytest.raises(ValueError, match="filter must be one of .*F770W.*, got 'F200W'"):
+        observe(EMPTY, [POINTING], "F200W")
+    with pytest.raises(ValueError, match="name of its own, got .*_02101_00001_"):
+        observe(EMPTY, [POINTING, POINTING], "F770W")
