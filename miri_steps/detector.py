@@ -22,6 +22,7 @@ __all__ = [
     "SUBARRAYS",
     "Band",
     "Subarray",
+    "bounding_box",
     "reference_pixel_mask",
     "region_mask",
 ]
@@ -207,6 +208,23 @@ def region_mask(
     for field in (field for name in names for field in _FIELDS[name]):
         mask |= field(x, y)
     return mask & ~reference_pixel_mask(shape=shape, xstart=xstart)
+
+
+def bounding_box(names: str | Iterable[str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Find the rectangle of the full frame that holds the named regions.
+
+    Parameters
+    ----------
+    names : str or iterable of str
+        Regions, see `region_mask`.
+
+    Returns
+    -------
+    low, high : tuple of int
+        First and last pixel (x, y), 0-indexed.
+    """
+    y, x = np.nonzero(region_mask(names))
+    return (int(x.min()), int(y.min())), (int(x.max()), int(y.max()))
 
 
 def reference_pixel_mask(*, shape: tuple[int, int] = SHAPE, xstart: int = 1) -> np.ndarray:

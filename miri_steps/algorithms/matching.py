@@ -12,7 +12,7 @@ from miri_steps.algorithms.differences import Clipping, PairDifference, compare
 from miri_steps.algorithms.sky_cells import SkyCells
 from miri_steps.algorithms.sky_levels import Levels, Network
 
-__all__ = ["MIN_VISIBILITY", "Match", "match"]
+__all__ = ["MIN_VISIBILITY", "Match", "background_box", "match"]
 
 # A pattern that leaves less than this part of itself in the differences is not solved for: an error
 # of the differences, from a flat field say, would come back twenty times as large.
@@ -101,6 +101,36 @@ def match(
     if by_visit:
         levels = sky_levels.solve_by_group(levels, network, visit)
     return Match(levels, pairs, patterns.shape[1], settled)
+
+
+def background_box(
+    cells: list[SkyCells], *, within: tuple[tuple[float, float], tuple[float, float]]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """
+    Find the part of the detector over which the background is to have no part left undecided.
+
+    Parameters
+    ----------
+    cells : list of SkyCells
+        The exposures.
+    within : tuple
+        First and last pixel (x, y) of the field that matters most.
+
+    Returns
+    -------
+    center, half : tuple of float
+        Middle and half the sides (x, y) of what the exposures use of that field, or of all they
+        use where they use nothing of it [pixel].
+    """
+    used = [[(z[c.seen].min(), z[c.seen].max()) for z in (c.x, c.y)] for c in cells]
+    low, high = np.array(within, float)
+    if used:
+        first, last = np.min(used, axis=0)[:, 0], np.max(used, axis=0)[:, 1]
+        low, high = np.maximum(low, first), np.minimum(high, last)
+        if np.any(low >= high):
+            low, high = first, last
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1)
+    return tuple(middle.tolist()), tuple(half.tolist())
 
 
 def _compare_all(cells, shared, pairs, polynomial, background, clipping, run) -> Pairs:

@@ -1,0 +1,242 @@
+"""What `PixelSkyMatchStep` tells its user: log lines, tables and the detector background."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from stdatamodels.jwst.datamodels import ImageModel
+
+from miri_steps import detector
+from miri_steps.algorithms.detector_background import DetectorPolynomial
+from miri_steps.algorithms.matching import MIN_VISIBILITY, Match
+from miri_steps.algorithms.sky_cells import SkyCells
+
+__all__ = ["Member", "background_model", "level_table", "log_match", "pair_table"]
+
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# A pair that was left less than this share of its weight is named.
+_DOUBTFUL = 0.1
+
+
+@dataclass
+class Member:
+    """
+    What is kept of an exposure while the others are read.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the library.
+    path : Path
+        Its file, as far as it has one.
+    group : str
+        Its ``group_id``.
+    meta : dict
+        Its metadata, keyed ``meta.a.b``.
+    cells : SkyCells, optional
+        The exposure on the sky grid.
+    sky : float, optional
+        Statistic of the whole image, where the method needs it.
+    level : float, optional
+        The level found; None when there is none.
+    problem : str, optional
+        Why there is none.
+    """
+
+    index: int
+    path: Path
+    group: str
+    meta: dict
+    cells: SkyCells | None = None
+    sky: float | None = None
+    level: float | None = None
+    problem: str = "overlaps no other exposure"
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.path.name
+
+    @property
+    def unit(self) -> str:
+        """Unit of the data."""
+        return self.meta.get("meta.bunit_data") or ""
+
+    @property
+    def visit(self) -> str:
+        """VISIT_ID; an exposure that has none is a visit of its own."""
+        return self.meta.get("meta.observation.visit_id") or self.name
+
+
+def log_match(matched: list[Member], found: Match, order: int) -> None:
+    """
+    Log the numbers a person would check.
+
+    Parameters
+    ----------
+    matched : list of Member
+        The exposures matched, in the order of the solution.
+    found : Match
+        The solution.
+    order : int
+        Order of the detector background asked for.
+    """
+    if not found.pairs:
+        log.warning("No two of %d exposures overlap: there is nothing to match.", len(matched))
+        return
+    _log_background(matched[0].unit, found, order)
+    _log_levels(matched, found.levels)
+    _log_pairs(matched, found)
+
+
+def _log_background(unit, found, order):
+    if order and not found.n_patterns:
+        log.warning(
+            "The detector background is off: the shifts between exposures are too small to show it. Any "
+            "pattern would leave less than %g %% of itself in the differences.",
+            100 * MIN_VISIBILITY,
+        )
+    if not found.n_patterns:
+        return
+    total = len(found.levels.background)
+    rms = np.sqrt(np.sum(found.levels.background**2))
+    log.info("Detector background of order %d: rms %.4g %s over the field", order, rms, unit)
+    if found.n_patterns < total:
+        how = "follow from the steadiness of the sky within visits" if found.settled else "are set to zero"
+        log.info(
+            "   The dithers show %d of its %d patterns; the others (planes) %s.", found.n_patterns, total, how
+        )
+
+
+def _log_levels(matched, levels):
+    pieces = levels.component.max() + 1
+    for piece in range(pieces):
+        if pieces > 1:
+            log.warning("Piece %d of %d overlaps no other and is levelled by itself:", piece + 1, pieces)
+        for k in np.flatnonzero(levels.component == piece):
+            member = matched[k]
+            log.info("   %s: level %.6g +- %.2g %s", member.name, member.level, levels.error[k], member.unit)
+
+
+def _log_pairs(matched, found):
+    levels, unit = found.levels, matched[0].unit
+    log.info(
+        "Matched %d exposures through %d overlaps; residuals: rms %.3g %s, %.2g times their errors",
+        np.count_nonzero(levels.component >= 0),
+        len(found.pairs),
+        np.sqrt(np.mean(levels.residual**2)),
+        unit,
+        levels.scatter,
+    )
+    for (i, j), residual, share in zip(found.pairs, levels.residual, levels.pair_weight, strict=True):
+        if share < _DOUBTFUL:
+            names = matched[i].name, matched[j].name
+            log.warning("%s and %s are off each other by %.3g %s:", *names, residual, unit)
+            log.warning("   their overlap counts %.2g %% of its weight.", 100 * share)
+
+
+def level_table(members: list[Member], matched: list[Member], found: Match) -> QTable:
+    """
+    Tabulate the levels.
+
+    Parameters
+    ----------
+    members : list of Member
+        All exposures.
+    matched : list of Member
+        Those that were matched, in the order of the solution.
+    found : Match
+        The solution.
+
+    Returns
+    -------
+    QTable
+        Columns exposure, visit, group, component, level, error, overlaps; a row per exposure.
+        An exposure without a level has component -1 and NaN.
+    """
+    partners = np.bincount(np.array(list(found.pairs), int).ravel(), minlength=len(matched))
+    solved = {
+        member.index: (found.levels.component[k], found.levels.error[k], partners[k])
+        for k, member in enumerate(matched)
+    }
+    rows = []
+    for member in members:
+        component, error, overlaps = solved.get(member.index, (-1, np.nan, 0))
+        level = np.nan if member.level is None else member.level
+        rows.append((member.name, member.visit, member.group, component, level, error, overlaps))
+    names = ("exposure", "visit", "group", "component", "level", "error", "overlaps")
+    unit = u.Unit(members[0].unit)
+    return QTable(rows=rows, names=names, units={"level": unit, "error": unit})
+
+
+def pair_table(matched: list[Member], found: Match) -> QTable:
+    """
+    Tabulate the pairs.
+
+    Parameters
+    ----------
+    matched : list of Member
+        The exposures matched, in the order of the solution.
+    found : Match
+        The solution.
+
+    Returns
+    -------
+    QTable
+        Columns i, j (exposure names), difference (i minus j), error, cells, pixels (detector
+        pixels in these cells), residual (difference minus solution) and weight (share of its
+        weight that the pair was left); a row per pair.
+    """
+    unit = u.Unit(matched[0].unit if matched else "")
+    pairs = found.pairs.values()
+    cells = np.array([pair.n_cells for pair in pairs], int)
+    area = np.array([matched[i].cells.cell_size ** 2 for i, _ in found.pairs], float)
+    return QTable(
+        {
+            "i": [matched[i].name for i, _ in found.pairs],
+            "j": [matched[j].name for _, j in found.pairs],
+            "difference": [pair.difference for pair in pairs] * unit,
+            "error": [pair.error for pair in pairs] * unit,
+            "cells": cells,
+            "pixels": np.rint(cells * area).astype(int),
+            "residual": found.levels.residual * unit,
+            "weight": found.levels.pair_weight,
+        }
+    )
+
+
+def background_model(member: Member, polynomial: DetectorPolynomial, found: Match) -> ImageModel:
+    """
+    Draw the detector background and its standard error over the full frame.
+
+    Parameters
+    ----------
+    member : Member
+        An exposure, for filter and unit.
+    polynomial : DetectorPolynomial
+        The terms.
+    found : Match
+        The solution.
+
+    Returns
+    -------
+    ImageModel
+        ``data`` and ``err`` [unit of the exposures].
+    """
+    row, column = np.indices(detector.SHAPE, np.float32)
+    terms = polynomial.evaluate(column, row).reshape(len(polynomial.degrees), -1)
+    carried = found.levels.background_covariance.astype(np.float32) @ terms
+    variance = np.einsum("kp,kp->p", terms, carried).reshape(detector.SHAPE)
+    model = ImageModel(
+        data=polynomial.image(found.levels.background, detector.SHAPE),
+        err=np.sqrt(np.maximum(variance, 0)),
+    )
+    model.meta.instrument.name = "MIRI"
+    model.meta.instrument.detector = "MIRIMAGE"
+    model.meta.instrument.filter = member.meta.get("meta.instrument.filter")
+    model.meta.bunit_data = model.meta.bunit_err = member.unit
+    return model
