@@ -37,6 +37,7 @@ class DetectorPolynomial:
     half: tuple[float, float]
 
     def __post_init__(self):
+        """Check the values."""
         if self.order < 0:
             raise ValueError(f"order must be at least 0, got {self.order}")
         if min(self.half) <= 0:
@@ -66,7 +67,8 @@ class DetectorPolynomial:
             for z, c, h in zip((x, y), self.center, self.half, strict=True)
         ]
         terms = [
-            np.sqrt((2 * a + 1) * (2 * b + 1)) * tables[0][..., a] * tables[1][..., b] for a, b in self.degrees
+            np.sqrt((2 * a + 1) * (2 * b + 1)) * tables[0][..., a] * tables[1][..., b]
+            for a, b in self.degrees
         ]
         return np.array(terms, np.float32).reshape(len(terms), *np.shape(x))
 
@@ -92,7 +94,8 @@ class DetectorPolynomial:
         """
         row, column = np.indices(shape, np.float32)
         total = np.zeros(shape, np.float32)
-        for coefficient, term in zip(coefficients, self.evaluate(column + origin[0], row + origin[1]), strict=True):
+        terms = self.evaluate(column + origin[0], row + origin[1])
+        for coefficient, term in zip(coefficients, terms, strict=True):
             total += np.float32(coefficient) * term
         return total
 

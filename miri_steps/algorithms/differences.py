@@ -74,11 +74,6 @@ class PairDifference:
     covariance: np.ndarray
     slope: np.ndarray
 
-    @property
-    def network_error(self) -> float:
-        """Standard error that makes all pairs together carry each cell's noise only once."""
-        return self.error / np.sqrt(self.independence)
-
 
 def compare(
     first: SkyCells,

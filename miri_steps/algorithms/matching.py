@@ -83,7 +83,9 @@ def match(
     Match
         Levels, pairs and how much of the background could be solved for.
     """
-    touching = [(i, j) for i, j in combinations(range(len(cells)), 2) if sky_cells.overlap(cells[i], cells[j])]
+    touching = [
+        (i, j) for i, j in combinations(range(len(cells)), 2) if sky_cells.overlap(cells[i], cells[j])
+    ]
     shared = sky_cells.shared_by(cells, touching)
     background = np.zeros(len(polynomial.degrees))
     pairs = _compare_all(cells, shared, touching, polynomial, background, clipping, run)

@@ -15,7 +15,8 @@ __all__ = ["Levels", "Network", "components", "settle_unseen", "solve", "solve_b
 # (Holland & Welsch 1977, doi:10.1080/03610927708827533).
 _HUBER, _CAUCHY = 1.345, 2.385
 _MAX_ITERATIONS = 100
-# Bayes factor from which evidence counts as positive (Kass & Raftery 1995, doi:10.1080/01621459.1995.10476572).
+# Bayes factor from which evidence counts as positive
+# (Kass & Raftery 1995, doi:10.1080/01621459.1995.10476572).
 _MIN_ODDS = 3.0
 
 
@@ -33,13 +34,15 @@ class Network:
     difference : ndarray
         First minus second, shape (p,).
     error : ndarray
-        Standard error that counts each cell's noise once, shape (p,).
+        Its standard error, as if the pair stood alone, shape (p,).
     terms : ndarray
         Mean difference of the background terms in each pair, shape (p, k).
     covariance : ndarray
         Covariance of the differences of the terms within each pair, shape (p, k, k).
     slope : ndarray
         Covariance of the terms with the brightness within each pair, shape (p, k).
+    independence : ndarray or float, optional
+        Part of its information that each pair has for itself, shape (p,).
     """
 
     size: int
@@ -50,6 +53,7 @@ class Network:
     terms: np.ndarray
     covariance: np.ndarray
     slope: np.ndarray
+    independence: np.ndarray | float = 1.0
 
     @classmethod
     def from_pairs(cls, size: int, pairs: dict[tuple[int, int], PairDifference], *, terms: int) -> "Network":
@@ -65,16 +69,17 @@ class Network:
             first=index[:, 0],
             second=index[:, 1],
             difference=column("difference"),
-            error=column("network_error"),
+            error=column("error"),
             terms=column("terms", terms),
             covariance=column("covariance", terms, terms),
             slope=column("slope", terms),
+            independence=column("independence"),
         )
 
     @property
     def weight(self) -> np.ndarray:
-        """Inverse variance of each pair, shape (p,)."""
-        return self.error**-2.0
+        """Inverse variance of each pair that counts each cell's noise once, shape (p,)."""
+        return self.independence * self.error**-2.0
 
     def information(self, weight: np.ndarray) -> np.ndarray:
         """Sum what the pairs know of the terms from inside their overlaps, shape (k, k)."""
@@ -83,7 +88,8 @@ class Network:
     def select(self, pairs: np.ndarray) -> "Network":
         """Keep some of the pairs (mask or indices)."""
         names = ("first", "second", "difference", "error", "terms", "covariance", "slope")
-        return replace(self, **{name: getattr(self, name)[pairs] for name in names})
+        kept = {name: getattr(self, name)[pairs] for name in names}
+        return replace(self, **kept, independence=np.broadcast_to(self.independence, self.error.shape)[pairs])
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Levels:
 
 def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
-    Number the connected pieces of a field.
+    Find the connected pieces of a field.
 
     Parameters
     ----------
@@ -252,12 +258,12 @@ class _Design:
         return self.network.difference - self.matrix @ unknowns
 
     def centered(self, unknowns):
-        """Levels against the mean of each piece instead of its first exposure."""
+        """Measure levels from the mean of each piece instead of its first exposure."""
         values = np.append(unknowns[: self.n_free], 0.0)[self.column]
         return _center(values, self.component)
 
     def errors(self, covariance):
-        """Standard errors of the centered levels."""
+        """Take the standard errors of the centered levels from the covariance."""
         error = np.full(len(self.column), np.nan)
         padded = np.zeros((self.n_free + 1,) * 2)
         padded[:-1, :-1] = covariance[: self.n_free, : self.n_free]
@@ -288,7 +294,7 @@ def _iterate(design, share, reweight):
 
 
 def _scatter(residual, error):
-    """Robust ratio of residuals to their errors; below 1 it means that noise is not the limit."""
+    """Robust ratio of residuals to their errors; below 1 there is nothing but noise."""
     return max(1.0, 1.4826 * float(np.median(np.abs(residual) / error)))
 
 
@@ -300,8 +306,8 @@ def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit:
     that follow the dithers. No overlap can tell the two apart, but the sky knows nothing of the
     dithers. Two hypotheses about the levels within visits are weighed: they scatter at random,
     or they scatter and follow a plane whose strength is that of the background seen (a normal
-    prior with the rms of the seen patterns above their noise). The plane is taken to be there only if the second
-    is at least three times as likely (Bayes factor of the two linear models).
+    prior with the rms of the seen patterns above their noise). The plane is taken to be there
+    only if the second is at least three times as likely (Bayes factor of two linear models).
 
     Fails when the sky itself followed the dithers while a background was there.
 
@@ -403,7 +409,8 @@ def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Lev
     Returns
     -------
     Levels
-        The solution. Errors are those of both stages added in squares.
+        The solution. An error is that of both stages added in squares, or that of all pairs
+        together where it is larger: only there the uncertainty of the background is counted.
     """
     flat = replace(network, difference=network.difference - network.terms @ together.background)
     no_patterns = np.zeros((len(together.background), 0))
@@ -426,7 +433,7 @@ def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Lev
     return replace(
         together,
         level=level,
-        error=np.where(np.isnan(level), np.nan, np.hypot(offset_error, np.nan_to_num(between.error)[body])),
+        error=np.maximum(together.error, np.hypot(offset_error, np.nan_to_num(between.error)[body])),
         residual=flat.difference - level[network.first] + level[network.second],
         pair_weight=share,
         scatter=max(within.scatter, between.scatter),
@@ -434,7 +441,7 @@ def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Lev
 
 
 def _bodies(group, piece):
-    """Number the sets of exposures that a group's own pairs hold together."""
+    """Label the sets of exposures that a group's own pairs hold together."""
     alone = np.arange(len(group)) + piece.max(initial=-1) + 1
     keys = np.stack([group, np.where(piece >= 0, piece, alone)], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)

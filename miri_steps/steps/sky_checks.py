@@ -119,7 +119,9 @@ def check_skylist(path: str | None, members: list[Member]) -> None:
     entries = [line for line in lines if line]
     for entry in entries:
         if len(entry) != 2 or not _is_number(entry[1]):
-            raise ValueError(f"each line of skylist {path} must be a name and a number, got {' '.join(entry)!r}")
+            raise ValueError(
+                f"each line of skylist {path} must be a name and a number, got {' '.join(entry)!r}"
+            )
     listed = sorted(_stem(name) for name, _ in entries)
     wanted = sorted(_stem(member.name) for member in members)
     if listed != wanted:
