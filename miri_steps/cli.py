@@ -1,6 +1,7 @@
 """The ``miri-steps`` command."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from miri_steps import __version__, parameters
@@ -55,7 +56,13 @@ def _parser():
 def _demo(args):
     from miri_steps import demo  # imports jwst, which takes seconds
 
-    demo.run(args.directory)
+    try:
+        demo.run(args.directory)
+    except (OSError, RuntimeError) as error:
+        raise SystemExit(f"miri-steps demo: {error}") from error
+    except KeyboardInterrupt:
+        print(f"miri-steps demo: stopped; what was made so far is in {args.directory}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _parameters(args):

@@ -106,6 +106,16 @@ def _middle(counts: np.ndarray) -> float:
     return last + (half - passed[last]) / counts[last]
 
 
+def _shortest_half(position: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Find the shortest interval with half of the counts: 1.349 sigma wide for normal values."""
+    filled = counts > 0
+    position, passed = position[filled], np.cumsum(counts[filled])
+    last = np.searchsorted(passed, passed - counts[filled] + passed[-1] / 2)
+    first = np.flatnonzero(last < len(position))
+    k = first[np.argmin(position[last[first]] - position[first])]
+    return float(position[k]), float(position[last[k]])
+
+
 def _mode(position: np.ndarray, counts: np.ndarray, sigma: float) -> float:
     """
     Climb to the peak of the distribution smoothed by a Gaussian of one sigma.
@@ -113,8 +123,10 @@ def _mode(position: np.ndarray, counts: np.ndarray, sigma: float) -> float:
     For normal values the variance of this peak is sigma^2 / n (1 + 1)^3 / (1 + 2)^1.5, so its
     standard error is 1.2408 times that of the mean.
     """
-    middle = np.searchsorted(np.cumsum(counts), counts.sum() / 2)
-    peak = position[middle]
+    # A long tail widens sigma, not the shortest interval that holds half of the sample.
+    low, high = _shortest_half(position, counts)
+    sigma = min(sigma, (high - low) / 1.349) if high > low else sigma
+    peak = (low + high) / 2
     for _ in range(200):
         weight = counts * np.exp(-0.5 * ((position - peak) / sigma) ** 2)
         step = np.sum(weight * (position - peak)) / weight.sum()

@@ -13,6 +13,9 @@ __all__ = ["PixelMap", "SkyCells", "noise_correlation", "overlap", "resample", "
 # a polynomial of degree 4, so this leaves less than 0.01 pixel.
 _INVERSE_DEGREE = 5
 
+# Drizzle sums weights in float32; a cell covered in full may miss it by this much.
+_WEIGHT_ROUNDING = 1 - 1e-3
+
 
 @dataclass(frozen=True)
 class PixelMap:
@@ -191,17 +194,22 @@ def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.
         weight_map=good.astype(np.float32),
         pixel_scale_ratio=cell_size,
     )
-    covered = drizzle.out_wht >= min_coverage * cell_size**2
+    row, column = np.indices(shape)
+    x, y = pixel_map.to_detector(column + corner[0], row + corner[1])
+    covered = drizzle.out_wht >= min_coverage * _cell_areas(x, y) * _WEIGHT_ROUNDING
     if not covered.any():
         return None
     window = _bounding_window(covered)
-    data = np.where(covered, drizzle.out_img + zero, np.nan)[window].astype(np.float32)
-    corner = corner + [window[1].start, window[0].start]
-    row, column = np.indices(data.shape)
-    x, y = pixel_map.to_detector(column + corner[0], row + corner[1])
-    return SkyCells(
-        data, x.astype(np.float32), y.astype(np.float32), (int(corner[0]), int(corner[1])), cell_size
-    )
+    first = int(corner[0]) + window[1].start, int(corner[1]) + window[0].start
+    data = np.where(covered, drizzle.out_img + zero, np.nan)
+    planes = (plane[window].astype(np.float32) for plane in (data, x, y))
+    return SkyCells(*planes, corner=first, cell_size=cell_size)
+
+
+def _cell_areas(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Measure the detector pixels below each cell from the positions of the cells."""
+    (x_row, x_column), (y_row, y_column) = np.gradient(x), np.gradient(y)
+    return np.abs(x_column * y_row - x_row * y_column)
 
 
 def _bounding_window(mask: np.ndarray) -> tuple[slice, slice]:

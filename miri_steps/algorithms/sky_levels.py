@@ -69,7 +69,7 @@ class Network:
             first=index[:, 0],
             second=index[:, 1],
             difference=column("difference"),
-            error=column("error"),
+            error=_floored(column("error")),
             terms=column("terms", terms),
             covariance=column("covariance", terms, terms),
             slope=column("slope", terms),
@@ -126,6 +126,12 @@ class Levels:
     residual: np.ndarray
     pair_weight: np.ndarray
     scatter: float
+
+
+def _floored(error):
+    """Keep pairs without scatter (an exposure listed twice, images of zeros) from outweighing all others."""
+    positive = error[error > 0]
+    return np.maximum(error, 1e-3 * np.median(positive)) if positive.size else np.full_like(error, 1e-12)
 
 
 def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -195,7 +201,7 @@ def solve(network: Network, patterns: np.ndarray) -> Levels:
         share = _iterate(design, share, reweight)
     unknowns, covariance = design.solve(share), design.covariance(share)
     residual = design.residual(unknowns)
-    scatter = _scatter(residual, network.error)
+    scatter = design.scatter(residual)
     seen = slice(design.n_free, None)
     return Levels(
         level=design.centered(unknowns),
@@ -257,6 +263,15 @@ class _Design:
     def residual(self, unknowns):
         return self.network.difference - self.matrix @ unknowns
 
+    def scatter(self, residual):
+        """Find the ratio of residuals to their errors, robustly; below 1 there is only noise."""
+        # Levels use up pairs; patterns live on how differences vary inside them.
+        freedom = 1 - self.n_free / len(residual)
+        if freedom <= 0:
+            return 1.0  # every pair is needed, and none is left to check the others
+        median = float(np.median(np.abs(residual) / self.network.error))
+        return max(1.0, 1.4826 * median / np.sqrt(freedom))
+
     def centered(self, unknowns):
         """Measure levels from the mean of each piece instead of its first exposure."""
         values = np.append(unknowns[: self.n_free], 0.0)[self.column]
@@ -286,16 +301,11 @@ def _cauchy(z):
 def _iterate(design, share, reweight):
     for _ in range(_MAX_ITERATIONS):
         residual = design.residual(design.solve(share))
-        z = residual / design.network.error / _scatter(residual, design.network.error)
+        z = residual / design.network.error / design.scatter(residual)
         previous, share = share, reweight(z)
         if np.max(np.abs(share - previous)) < 1e-6:
             break
     return share
-
-
-def _scatter(residual, error):
-    """Robust ratio of residuals to their errors; below 1 there is nothing but noise."""
-    return max(1.0, 1.4826 * float(np.median(np.abs(residual) / error)))
 
 
 def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit: np.ndarray) -> Levels:
