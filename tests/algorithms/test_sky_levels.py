@@ -324,7 +324,8 @@ def test_errors_of_levels_and_patterns_are_honest_together():
         covariance = patterns.T @ found.background_covariance @ patterns
         chi2.append(off @ np.linalg.solve(covariance, off))
     assert 0.9 < np.std(level_pulls) < 1.1
-    assert np.mean(chi2) == pytest.approx(3, rel=0.25)
+    # Scatter is at least 1, so that chance only ever widens the errors of a small network.
+    assert 1.8 < np.mean(chi2) < 3.75
 
 
 def test_a_pair_far_off_does_not_bend_the_patterns():
