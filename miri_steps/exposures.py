@@ -112,7 +112,10 @@ def parse_s_region(text: str) -> np.ndarray:
         If there are fewer than 3 corners or a number cannot be read.
     """
     numbers = text.upper().replace("POLYGON", "").replace("ICRS", "").split()
-    corners = np.array(numbers, float)
+    try:
+        corners = np.array(numbers, float)
+    except ValueError:
+        corners = np.array([])
     if len(corners) < 6 or len(corners) % 2 or not np.isfinite(corners).all():
         raise ValueError(f"S_REGION must be a POLYGON of at least 3 corners, got {text!r}")
     return corners.reshape(-1, 2)
@@ -197,4 +200,5 @@ def add_history(model: JwstDataModel, description: str) -> None:
         What was done, with its parameters.
     """
     software = {"name": "miri_steps", "version": __version__}
-    model.add_history_entry(description, software)
+    # FITS keeps the text only.
+    model.add_history_entry(f"miri_steps {__version__} {description}", software)

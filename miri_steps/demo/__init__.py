@@ -76,7 +76,7 @@ def run(folder: str | Path, field: Field | None = None) -> QTable:
         tell(f"{planned.title} [log: {planned.name}.log]")
         results.append(pipelines.run(planned, folder))
     tell("measuring the mosaics")
-    compared = measure.compare(results, folder, field)
+    compared = measure.compare(results, folder)
     table = numbers.table(compared, version("jwst"))
     table.write(folder / "demo_numbers.ecsv", format="ascii.ecsv")
     drawn = picture.draw(compared, folder / "demo.png") if picture else None

@@ -10,7 +10,7 @@ from astropy.io import fits
 from astropy.table import QTable
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
-from miri_steps.demo.field import PRODUCT, Field
+from miri_steps.demo.field import PRODUCT
 from miri_steps.demo.pipelines import Result
 
 #: Side of the blocks in which a mosaic is compared with the truth [pixel]: 2 arcsec.
@@ -152,16 +152,16 @@ def background_error(remainder: np.ndarray, block: int = BLOCK) -> float:
     Returns
     -------
     float
-        Rms of the medians of the blocks that are full, around their median [MJy/sr].
+        Rms of the medians of the blocks that are full, around their mean [MJy/sr].
     """
     ny, nx = (n // block for n in remainder.shape)
     blocks = remainder[: ny * block, : nx * block].reshape(ny, block, nx, block).swapaxes(1, 2)
     full = blocks[np.isfinite(blocks).all(axis=(2, 3))]
     medians = np.median(full, axis=(1, 2))
-    return float(np.sqrt(np.mean((medians - np.median(medians)) ** 2)))
+    return float(np.std(medians))
 
 
-def compare(results: list[Result], folder: Path, field: Field) -> list[Comparison]:
+def compare(results: list[Result], folder: Path) -> list[Comparison]:
     """
     Compare the mosaics of the demo with the truth.
 
@@ -171,8 +171,6 @@ def compare(results: list[Result], folder: Path, field: Field) -> list[Compariso
         The runs.
     folder : Path
         Folder of the demo.
-    field : Field
-        What was observed.
 
     Returns
     -------
@@ -207,6 +205,6 @@ def _read_exposures(folder: Path, names: list[str]) -> tuple[list[float], int]:
     for name in names:
         (path,) = folder.glob(f"{name.removesuffix('_cal.fits')}_*crf.fits")
         with fits.open(path) as hdus:
-            levels.append(hdus["SCI"].header["BKGLEVEL"])
+            levels.append(hdus[0].header["BKGLEVEL"])
             flagged += np.count_nonzero(hdus["DQ"].data & pixel["OUTLIER"])
     return levels, flagged

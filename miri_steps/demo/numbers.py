@@ -26,7 +26,7 @@ sky level error: rms over the {n} exposures of measured - true sky, their common
 step between tiles: highest - lowest median of (mosaic - truth) over the area that only one tile sees
 background error: rms of (mosaic - truth) in blocks of 2 arcsec, the common offset removed
 flagged as outliers: in all exposures; each one is a false alarm, there are no cosmic rays here
-The detector's glow stays in both mosaics unless it is subtracted too."""
+The detector's glow is part of every tile: levels cannot take it away, subtracting it does (last column)."""
 
 
 def table(compared: Sequence[Comparison], jwst: str) -> QTable:

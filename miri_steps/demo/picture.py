@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 
 from miri_steps import detector
 from miri_steps.demo.measure import Comparison
 
+# Of one panel [inch].
+_WIDTH = 5.0
 _TITLES = {
     "stock": "stock calwebb_image3",
     "miri_steps": "with PixelSkyMatchStep",
-    "miri_steps_subtracted": "... and its detector background subtracted",
+    "miri_steps_subtracted": "+ its detector background subtracted",
 }
 
 
@@ -37,21 +38,24 @@ def draw(compared: Sequence[Comparison], path: Path) -> Path:
         The picture.
     """
     ny, nx = compared[0].image.shape
-    width = 5.0
-    figure = Figure(figsize=(width * len(compared) + 1.0, 2 * width * ny / nx + 1.6), layout="constrained")
+    ny, nx = compared[0].image.shape
+    size = (_WIDTH * len(compared) + 1.2, 2 * _WIDTH * ny / nx + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2, len(compared), sharex=True, sharey=True, squeeze=False)
-    figure.suptitle("The same exposures, three ways: mosaics (top) and their errors (bottom)", fontsize=17)
+    figure.suptitle("The same exposures, processed in different ways", fontsize=17)
+    low, high = np.nanpercentile(_centred(compared[0].image), [0.5, 99.0])
     limit = _limit(compared)
     for (above, below), item in zip(axes.T, compared, strict=True):
-        mosaic = _show(above, item.image - np.nanmedian(item.image), norm=_stretch(compared), cmap="cividis")
+        mosaic = _show(above, _centred(item.image), vmin=low, vmax=high, cmap="inferno")
         error = _show(below, item.difference, vmin=-limit, vmax=limit, cmap="RdBu_r")
         above.set_title(_TITLES.get(item.result.run.name, item.result.run.title), fontsize=15)
         below.set_title(_numbers(item), fontsize=12)
         below.set_xlabel("x [arcsec]")
     for axis in axes[:, 0]:
         axis.set_ylabel("y [arcsec]")
-    figure.colorbar(mosaic, ax=list(axes[0]), label="mosaic - its median [MJy/sr]", aspect=30, extend="both")
-    figure.colorbar(error, ax=list(axes[1]), label="mosaic - truth [MJy/sr]", aspect=30, extend="both")
+    style = {"aspect": 30, "extend": "both", "pad": 0.01}
+    figure.colorbar(mosaic, ax=list(axes[0]), **style).set_label("mosaic [MJy/sr above its median]", size=13)
+    figure.colorbar(error, ax=list(axes[1]), **style).set_label("mosaic - truth [MJy/sr]", size=13)
     figure.savefig(path, dpi=100)
     return path
 
@@ -62,10 +66,8 @@ def _show(axis: Axes, image: np.ndarray, **style):
     return axis.imshow(image, origin="lower", extent=(0, nx, 0, ny), interpolation="none", **style)
 
 
-def _stretch(compared: Sequence[Comparison]) -> AsinhNorm:
-    image = compared[0].image
-    low, high = np.nanpercentile(image, [0.5, 99.7]) - np.nanmedian(image)
-    return AsinhNorm(linear_width=(high - low) / 10, vmin=low, vmax=high)
+def _centred(image: np.ndarray) -> np.ndarray:
+    return image - np.nanmedian(image)
 
 
 def _limit(compared: Sequence[Comparison]) -> float:
@@ -75,6 +77,6 @@ def _limit(compared: Sequence[Comparison]) -> float:
 
 def _numbers(item: Comparison) -> str:
     return (
-        f"sky levels {item.level_error:.4f}, tile steps {item.tile_step:.4f},\n"
-        f"background {item.background_error:.4f} MJy/sr"
+        f"mosaic - truth: step between tiles {item.tile_step:.4f} MJy/sr\n"
+        f"sky level error {item.level_error:.4f}, background error {item.background_error:.4f}"
     )

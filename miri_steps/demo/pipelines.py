@@ -53,7 +53,7 @@ class Result:
     seconds : float
         Time from start to end [s].
     memory : float
-        Largest memory in use at any time [GB].
+        Largest memory in use at any time [GB]; not less than that of the demo itself.
     """
 
     run: Run
@@ -113,7 +113,8 @@ def _time(words: list[str], folder: Path, log: Path) -> tuple[int, float, float]
             stderr=subprocess.STDOUT,
         )
         try:
-            # Only wait4 tells the memory of this child and of no other.
+            # Only wait4 tells the memory of this child and of no other. A child starts with the peak of the
+            # process it was forked from: no run can show less than the demo's own half GB.
             _, status, usage = os.wait4(child.pid, 0)
         except BaseException:
             child.kill()

@@ -85,6 +85,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             before in a way that does not fit the parameters.
         """
         cores = workers.count(self.maximum_cores)
+        if isinstance(input_models, tuple):
+            input_models = list(input_models)
         detector.region_mask(self.exclude_regions, shape=(1, 1))  # raises for a name it does not know
         opened = self.prepare_output(input_models, open_models=is_exposure_file(input_models))
         library = as_library(opened, in_memory=self.in_memory)
@@ -94,16 +96,28 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         if sky_checks.already_subtracted(members):
             log.warning("The sky of all %d exposures was matched and subtracted before:", len(members))
             log.warning("   nothing is done.")
-        elif self.skymethod in ("match", "global+match"):
-            self._match(library, members, cores)
-        else:
+        elif self.skymethod == "user":
+            self._set_levels(library, members)
+        elif self.skymethod in ("local", "global"):
             self._run_stock(library, members)
+        else:
+            self._match(library, members, cores)
         return opened if isinstance(opened, JwstDataModel | ModelContainer) else library
+
+    def _set_levels(self, library, members):
+        for member, level in zip(members, sky_checks.read_skylist(self.skylist, members), strict=True):
+            member.level = level
+        self._write_back(library, members)
 
     def _run_stock(self, library, members):
         """Let ``skymatch`` do what it does with one statistic per image."""
-        if self.skymethod == "user":
-            sky_checks.check_skylist(self.skylist, members)
+        with library:
+            for member in members:
+                model = library.borrow(member.index)
+                has_wcs = model.meta.wcs is not None
+                library.shelve(model, member.index, modify=False)
+                if not has_wcs:
+                    raise ValueError(f"{member.name} has no WCS, which skymethod='{self.skymethod}' needs")
         super().process(library)
         with library:
             for member in members:
@@ -128,7 +142,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             )
         self._assign_levels(members, matched, found.levels)
         sky_products.log_match(matched, found, self.detector_order)
-        self._write_back(library, members, polynomial, found)
+        take = self.subtract_detector_background and found.n_patterns
+        self._write_back(library, members, polynomial if take else None, found.levels.background)
         self._save_products(library, members, matched, polynomial, found)
 
     def _resample(self, library, members, run):
@@ -183,8 +198,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             for member in seen:
                 member.level = (member.level or 0.0) + lowest
 
-    def _write_back(self, library, members, polynomial, found):
-        background = found.levels.background if self.subtract_detector_background else None
+    def _write_back(self, library, members, polynomial=None, background=None):
+        """Set or subtract the levels, and subtract the detector background if its terms are given."""
         with library:
             for member in members:
                 model = library.borrow(member.index)
@@ -203,7 +218,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         model.meta.background.subtracted = self.subtract
         if self.subtract:
             model.data = model.data - np.float32(level)
-        if background is not None:
+        if polynomial is not None:
             model.data = model.data - polynomial.image(
                 background, model.data.shape, exposures.frame_origin(model)
             )

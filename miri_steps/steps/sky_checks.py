@@ -8,7 +8,7 @@ from jwst.lib.suffix import remove_suffix
 from miri_steps import exposures
 from miri_steps.steps.sky_products import Member
 
-__all__ = ["already_subtracted", "check_members", "check_skylist", "corners"]
+__all__ = ["already_subtracted", "check_members", "corners", "read_skylist"]
 
 
 def check_members(members: list[Member], *, subtract: bool, by_visit: bool) -> None:
@@ -77,29 +77,28 @@ def already_subtracted(members: list[Member]) -> bool:
     Returns
     -------
     bool
-        True when levels or the detector background were subtracted from all of them.
+        True when all have been through this Step and something was subtracted from any of them.
 
     Raises
     ------
     ValueError
-        If the detector background was subtracted from some of them only.
+        If the detector background was subtracted from some, and others have not been through.
     """
+    new = [member for member in members if not member.meta.get("meta.cal_step.pixel_skymatch")]
     flat = [member for member in members if member.meta.get("meta.background.detector_subtracted")]
-    if flat and len(flat) < len(members):
+    if flat and new:
         raise ValueError(
-            "the detector background must be in all exposures or in none: it was subtracted from "
-            f"{len(flat)} of {len(members)} ({flat[0].name} ...)"
+            f"the detector background was subtracted from {len(flat)} of {len(members)} exposures "
+            f"({flat[0].name} ...) and cannot be found in them together with others ({new[0].name} ...)"
         )
-    return bool(flat) or all(
-        member.meta.get("meta.cal_step.pixel_skymatch") == "COMPLETE"
-        and member.meta.get("meta.background.subtracted")
-        for member in members
+    return not new and any(
+        member.meta.get("meta.background.subtracted") or member in flat for member in members
     )
 
 
-def check_skylist(path: str | None, members: list[Member]) -> None:
+def read_skylist(path: str | None, members: list[Member]) -> list[float]:
     """
-    Refuse a list of sky values that does not name every exposure once.
+    Read a list of sky values that names every exposure once.
 
     Parameters
     ----------
@@ -107,6 +106,11 @@ def check_skylist(path: str | None, members: list[Member]) -> None:
         Text file with a file name and a level per line.
     members : list of Member
         The exposures.
+
+    Returns
+    -------
+    list of float
+        Level of each exposure, in single precision as ``skymatch`` reads it.
 
     Raises
     ------
@@ -122,13 +126,15 @@ def check_skylist(path: str | None, members: list[Member]) -> None:
             raise ValueError(
                 f"each line of skylist {path} must be a name and a number, got {' '.join(entry)!r}"
             )
-    listed = sorted(_stem(name) for name, _ in entries)
-    wanted = sorted(_stem(member.name) for member in members)
-    if listed != wanted:
+    listed = [_stem(name) for name, _ in entries]
+    wanted = [_stem(member.name) for member in members]
+    if sorted(listed) != sorted(wanted):
         raise ValueError(
             f"skylist {path} must name each of the {len(wanted)} exposures once, got {len(listed)} entries; "
             f"missing: {sorted(set(wanted) - set(listed))}, unknown: {sorted(set(listed) - set(wanted))}"
         )
+    values = dict(zip(listed, (float(np.float32(value)) for _, value in entries), strict=True))
+    return [values[stem] for stem in wanted]
 
 
 def _stem(name):

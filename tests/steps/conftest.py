@@ -1,0 +1,207 @@
+"""Simulated fields with known truth, made once, and what the tests of all Steps ask of their results."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jwst import datamodels
+from jwst.datamodels import ModelLibrary
+
+from miri_steps.simulate import Scene, dome, grid, mosaic, observe, write
+
+RA, DEC = 83.6, -69.1
+PLANES = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
+
+
+@dataclass(frozen=True)
+class Field:
+    """Exposures on disk and what is true of them."""
+
+    association: Path
+    sky: np.ndarray
+    pattern: np.ndarray | None
+    visit: np.ndarray
+
+    @property
+    def files(self):
+        members = json.loads(self.association.read_text())["products"][0]["members"]
+        return [str(self.association.parent / member["expname"]) for member in members]
+
+    @property
+    def names(self):
+        return [Path(name).name for name in self.files]
+
+    def level(self, names=None):
+        """True level of each exposure above the lowest one of these."""
+        known = dict(zip(self.names, self.sky, strict=True))
+        chosen = {name: known[name] for name in names or self.names}
+        return {name: value - min(chosen.values()) for name, value in chosen.items()}
+
+    def dictionary(self, files=None):
+        """Name files in an association without a file of its own."""
+        members = [{"expname": name, "exptype": "science"} for name in files or self.files]
+        return {"asn_type": "image3", "asn_id": "a3001", "products": [{"name": "field", "members": members}]}
+
+
+def make(folder, plan, *, sky, scene, **settings):
+    observation = observe(scene, plan, "F770W", sky=sky, **settings)
+    visit = np.array([pointing.visit_id for pointing in plan])
+    return Field(write(observation, folder, product="field"), observation.sky, observation.pattern, visit)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("fields")
+
+
+@pytest.fixture(scope="session")
+def nebula(folder):
+    """Six exposures of 28 arcsec in two visits, stars and emission far stronger than the levels."""
+    scene = Scene(RA, DEC).with_stars(20, radius=40, seed=2).with_emission(5.0, radius=40, seed=3)
+    return make(
+        folder / "nebula",
+        grid(RA, DEC, n=(3, 2), step=9.0, per_visit=3, pa=20),
+        sky=[3.0, 3.4, 2.7, 3.9, 3.1, 3.6],
+        scene=scene,
+        subarray="SUB256",
+    )
+
+
+@pytest.fixture(scope="session")
+def glow(folder):
+    """Nine exposures in three visits with a hill of light fixed to the detector."""
+    return make(
+        folder / "glow",
+        mosaic(RA, DEC, tiles=(3, 1), dithers=3, tile_step=(5.0, 0.0), dither_step=6.0, pa=20),
+        sky=np.repeat([3.0, 3.3, 2.8], 3),
+        scene=Scene(RA, DEC).with_emission(2.0, radius=40, seed=4),
+        pattern=dome(0.5, center=(560.0, 170.0), radius=100.0),
+        subarray="SUB256",
+    )
+
+
+@pytest.fixture(scope="session")
+def ring(folder):
+    """Four exposures that share narrow edges, and small corners with the one across."""
+    return make(
+        folder / "ring",
+        grid(RA, DEC, n=(2, 2), step=21.0, per_visit=2),
+        sky=[3.0, 3.4, 2.7, 3.9],
+        scene=Scene(RA, DEC).with_emission(2.0, radius=40, seed=5),
+        subarray="SUB256",
+    )
+
+
+@pytest.fixture(scope="session")
+def pieces(folder):
+    """Two pairs of exposures and one alone, 5 arcmin from each other."""
+    there = [
+        grid(RA, DEC + 0.08 * number, n=(count, 1), step=8.0, observation=number)
+        for number, count in ((1, 2), (2, 2), (3, 1))
+    ]
+    return make(
+        folder / "pieces",
+        [pointing for plan in there for pointing in plan],
+        sky=[3.0, 3.5, 7.0, 7.2, 1.0],
+        scene=Scene(RA, DEC).with_emission(2.0, radius=40, seed=6),
+        subarray="SUB256",
+    )
+
+
+@pytest.fixture(scope="session")
+def fullframe(folder):
+    """Four dithered exposures of the whole detector, with a hill of light fixed to it."""
+    return make(
+        folder / "fullframe",
+        mosaic(RA, DEC, tiles=(1, 1), dithers=4, dither_step=8.0),
+        sky=[3.0, 3.4, 2.7, 3.9],
+        scene=Scene(RA, DEC).with_emission(5.0, radius=90, seed=7),
+        pattern=dome(0.5),
+    )
+
+
+@pytest.fixture
+def opened():
+    """Open exposures in memory; they are closed when the test is over."""
+    models = []
+
+    def open_all(files):
+        fresh = []
+        for name in files:
+            with datamodels.open(name) as model:
+                fresh.append(model.copy())
+        models.extend(fresh)
+        return fresh
+
+    yield open_all
+    for model in models:
+        model.close()
+
+
+def each(result):
+    """Go through the models of whatever a Step returned, and leave them as they are."""
+    if isinstance(result, ModelLibrary):
+        with result:
+            for index in range(len(result)):
+                model = result.borrow(index)
+                yield model
+                result.shelve(model, index, modify=False)
+    elif isinstance(result, datamodels.JwstDataModel):
+        yield result
+    else:
+        yield from result
+
+
+@pytest.fixture(scope="session")
+def levels_of():
+    """Levels in a result by the names of the exposures, in the order of the result."""
+
+    def levels(result):
+        return {model.meta.filename: model.meta.background.level for model in each(result)}
+
+    return levels
+
+
+@pytest.fixture(scope="session")
+def status_of():
+    """Status of both steps in a result, by the names of the exposures."""
+
+    def status(result):
+        return {
+            model.meta.filename: (model.meta.cal_step.skymatch, model.meta.cal_step.pixel_skymatch)
+            for model in each(result)
+        }
+
+    return status
+
+
+@pytest.fixture(scope="session")
+def planes_of():
+    """Copies of all pixel planes of a result, by the names of the exposures, in their order."""
+
+    def planes(result):
+        return {
+            model.meta.filename: {name: np.array(getattr(model, name)) for name in PLANES}
+            for model in each(result)
+        }
+
+    return planes
+
+
+@pytest.fixture
+def shell(tmp_cwd):
+    """Run a command of this Python environment in the test's folder and return all it said."""
+
+    def run(command, *arguments, status=0):
+        program = Path(sys.executable).with_name(command)
+        done = subprocess.run(
+            [str(program), *map(str, arguments)], cwd=tmp_cwd, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
+        return done.stdout + done.stderr
+
+    return run
