@@ -88,8 +88,10 @@ def locate(values: np.ndarray, statistic: str, *, sigma: float, binwidth: float 
         return float(values.mean(dtype=float))
     if statistic == "median":
         return float(np.median(values))
-    start = float(values.min())
     width = binwidth * sigma if binwidth > 0 else 0.1 * sigma
+    # Bins counted from the mean look the same from both sides: a - b gives minus what b - a gives.
+    mean = float(values.mean(dtype=float))
+    start = mean - width * np.ceil((mean - float(values.min())) / width)
     number = ((values - start) / width).astype(np.intp)
     counts = np.bincount(number)
     if statistic == "midpt":
