@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from miri_steps.algorithms import location, sky_cells
-from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.sky_cells import SkyCells
 
 __all__ = ["Clipping", "PairDifference", "compare"]
@@ -61,7 +60,7 @@ class PairDifference:
     terms : ndarray
         Mean difference of the background terms over the cells, shape (k,).
     covariance : ndarray
-        Covariance over the cells of the differences of the terms, shape (k, k).
+        Covariance over the cells of the differences of the terms, float32, shape (k, k).
     slope : ndarray
         Covariance over the cells of the differences of the terms with the brightness, shape (k,).
     """
@@ -80,7 +79,7 @@ def compare(
     second: SkyCells,
     shared: np.ndarray,
     *,
-    polynomial: DetectorPolynomial,
+    terms: tuple[np.ndarray, np.ndarray],
     background: np.ndarray,
     clipping: Clipping,
 ) -> PairDifference | None:
@@ -98,8 +97,8 @@ def compare(
         The exposures on their cut-outs of the grid.
     shared : ndarray
         How many exposures see each cell of `first` (`sky_cells.shared_by`).
-    polynomial : DetectorPolynomial
-        Terms of the background fixed to the detector.
+    terms : tuple of ndarray
+        Terms of the detector background on the cells of `first` and `second`, shapes (k, ny, nx).
     background : ndarray
         Coefficients of the background known so far, shape (k,): outliers are clipped and the
         location is measured around it, and it is put back into `difference` and `slope`.
@@ -115,36 +114,29 @@ def compare(
     if windows is None:
         return None
     here, there = windows
-    both = first.seen[here] & second.seen[there]
-    if np.count_nonzero(both) < MIN_CELLS:
+    seen = first.seen[here] & second.seen[there]
+    both = np.flatnonzero(seen)
+    if len(both) < MIN_CELLS:
         return None
-    brightness = first.data[here][both] - second.data[there][both]
-    terms = _term_differences(first, second, windows, both, polynomial)
-    residual = brightness - background.astype(np.float32) @ terms
+    brightness = (first.data[here] - second.data[there]).ravel()[both]
+    steps = (terms[0][:, *here] - terms[1][:, *there]).reshape(len(background), seen.size)[:, both]
+    residual = brightness - background.astype(np.float32) @ steps
     keep, mean, sigma = location.clip(
         residual, nclip=clipping.nclip, lsigma=clipping.lsigma, usigma=clipping.usigma
     )
     n = int(np.count_nonzero(keep))
-    residual, terms = residual[keep], terms[:, keep]
+    residual, steps = residual[keep], steps[:, keep]
     middle = location.locate(residual, clipping.statistic, sigma=sigma, binwidth=clipping.binwidth)
-    term_means = terms.mean(axis=1, dtype=float)
-    terms = terms - term_means[:, np.newaxis].astype(np.float32)
-    covariance = (terms @ terms.T).astype(float) / n
+    means = steps.mean(axis=1, dtype=float)
+    steps -= means[:, np.newaxis].astype(np.float32)
+    covariance = steps @ steps.T / np.float32(n)
     noise = location.STATISTICS[clipping.statistic] * sky_cells.noise_correlation(first.cell_size)
     return PairDifference(
-        difference=middle + float(background @ term_means),
+        difference=middle + float(background @ means),
         error=noise * sigma / np.sqrt(n),
         n_cells=n,
-        independence=float(np.mean(2 / shared[here][both][keep])),
-        terms=term_means,
+        independence=float(np.mean(2 / shared[here].ravel()[both][keep])),
+        terms=means,
         covariance=covariance,
-        slope=(terms @ (residual - np.float32(mean))).astype(float) / n + covariance @ background,
+        slope=steps @ (residual - np.float32(mean)) / n + covariance @ background,
     )
-
-
-def _term_differences(first, second, windows, both, polynomial):
-    positions = [
-        (cells.x[window][both], cells.y[window][both])
-        for cells, window in zip((first, second), windows, strict=True)
-    ]
-    return polynomial.evaluate(*positions[0]) - polynomial.evaluate(*positions[1])

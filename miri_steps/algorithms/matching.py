@@ -18,8 +18,9 @@ __all__ = ["MIN_VISIBILITY", "Match", "background_box", "match"]
 # of the differences, from a flat field say, would come back twenty times as large.
 MIN_VISIBILITY = 0.05
 
-# Exposures are handed to workers in blocks, so that each travels a few times and not once per pair.
-_BLOCK = 16
+# Exposures are handed to workers in blocks, so that each travels, and has its terms evaluated, a few
+# times and not once per pair.
+_BLOCK = 8
 
 Pairs = dict[tuple[int, int], PairDifference]
 Map = Callable[[Callable, Iterable], Iterator]
@@ -89,13 +90,15 @@ def match(
     shared = sky_cells.shared_by(cells, touching)
     background = np.zeros(len(polynomial.degrees))
     pairs = _compare_all(cells, shared, touching, polynomial, background, clipping, run)
+    touching = list(pairs)
     network = Network.from_pairs(len(cells), pairs, terms=len(background))
     patterns = visible_terms(
         network.information(network.weight), network.weight.sum(), min_visibility=MIN_VISIBILITY
     )
     if patterns.shape[1]:
         background = sky_levels.solve(network, patterns).background
-        pairs = _compare_all(cells, shared, list(pairs), polynomial, background, clipping, run)
+        del pairs, network  # ten thousand pairs are large; the new ones take their place
+        pairs = _compare_all(cells, shared, touching, polynomial, background, clipping, run)
         network = Network.from_pairs(len(cells), pairs, terms=len(background))
     solved = sky_levels.solve(network, patterns)
     levels = sky_levels.settle_unseen(solved, network, patterns, visit)
@@ -154,13 +157,14 @@ def _compare_all(cells, shared, pairs, polynomial, background, clipping, run) ->
 
 def _compare_block(task) -> Pairs:
     cells, shared, pairs, (polynomial, background, clipping) = task
+    terms = {k: polynomial.evaluate(exposure.x, exposure.y) for k, exposure in cells.items()}
     found = {}
     for i, j in pairs:
         result = compare(
             cells[i],
             cells[j],
             shared[i],
-            polynomial=polynomial,
+            terms=(terms[i], terms[j]),
             background=background,
             clipping=clipping,
         )

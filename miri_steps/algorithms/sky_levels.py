@@ -61,8 +61,8 @@ class Network:
         index = np.array(list(pairs), int).reshape(-1, 2)
         found = list(pairs.values())
 
-        def column(name, *shape):
-            return np.array([getattr(pair, name) for pair in found], float).reshape(len(found), *shape)
+        def column(name, *shape, dtype=float):
+            return np.array([getattr(pair, name) for pair in found], dtype).reshape(len(found), *shape)
 
         return cls(
             size=size,
@@ -71,7 +71,7 @@ class Network:
             difference=column("difference"),
             error=_floored(column("error")),
             terms=column("terms", terms),
-            covariance=column("covariance", terms, terms),
+            covariance=column("covariance", terms, terms, dtype=np.float32),
             slope=column("slope", terms),
             independence=column("independence"),
         )
@@ -115,7 +115,8 @@ class Levels:
     pair_weight : ndarray
         Share of its weight that each pair was left, 0 to 1, shape (p,).
     scatter : float
-        Factor by which residuals exceed their errors, at least 1; `error` contains it.
+        Factor by which residuals exceed their errors, at least 1, in the piece where it is
+        largest. `error` contains that of its own piece.
     """
 
     level: np.ndarray
@@ -131,7 +132,7 @@ class Levels:
 def _floored(error):
     """Keep pairs without scatter (an exposure listed twice, images of zeros) from outweighing all others."""
     positive = error[error > 0]
-    return np.maximum(error, 1e-3 * np.median(positive)) if positive.size else np.full_like(error, 1e-12)
+    return np.maximum(error, 0.1 * np.median(positive)) if positive.size else np.full_like(error, 1e-12)
 
 
 def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -202,16 +203,17 @@ def solve(network: Network, patterns: np.ndarray) -> Levels:
     unknowns, covariance = design.solve(share), design.covariance(share)
     residual = design.residual(unknowns)
     scatter = design.scatter(residual)
+    widest = scatter.max()
     seen = slice(design.n_free, None)
     return Levels(
         level=design.centered(unknowns),
-        error=design.errors(covariance) * scatter,
+        error=design.errors(covariance) * scatter[component],
         component=component,
         background=patterns @ unknowns[seen],
-        background_covariance=patterns @ covariance[seen, seen] @ patterns.T * scatter**2,
+        background_covariance=patterns @ covariance[seen, seen] @ patterns.T * widest**2,
         residual=residual,
         pair_weight=share,
-        scatter=scatter,
+        scatter=float(widest),
     )
 
 
@@ -264,13 +266,16 @@ class _Design:
         return self.network.difference - self.matrix @ unknowns
 
     def scatter(self, residual):
-        """Find the ratio of residuals to their errors, robustly; below 1 there is only noise."""
-        # Levels use up pairs; patterns live on how differences vary inside them.
-        freedom = 1 - self.n_free / len(residual)
-        if freedom <= 0:
-            return 1.0  # every pair is needed, and none is left to check the others
-        median = float(np.median(np.abs(residual) / self.network.error))
-        return max(1.0, 1.4826 * median / np.sqrt(freedom))
+        """Find the robust ratio of residuals to their errors in each piece; below 1 there is only noise."""
+        found = np.ones(self.component.max() + 1)
+        ratio = np.abs(residual) / self.network.error
+        for piece in range(len(found)):
+            inside = ratio[self.component[self.network.first] == piece]
+            # Levels use up pairs; patterns live on how differences vary inside them.
+            freedom = 1 - (np.count_nonzero(self.component == piece) - 1) / len(inside)
+            if freedom > 0:  # else every pair is needed, and none is left to check the others
+                found[piece] = max(1.0, 1.4826 * float(np.median(inside)) / np.sqrt(freedom))
+        return found
 
     def centered(self, unknowns):
         """Measure levels from the mean of each piece instead of its first exposure."""
@@ -301,7 +306,8 @@ def _cauchy(z):
 def _iterate(design, share, reweight):
     for _ in range(_MAX_ITERATIONS):
         residual = design.residual(design.solve(share))
-        z = residual / design.network.error / design.scatter(residual)
+        piece = design.component[design.network.first]
+        z = residual / design.network.error / design.scatter(residual)[piece]
         previous, share = share, reweight(z)
         if np.max(np.abs(share - previous)) < 1e-6:
             break

@@ -57,7 +57,12 @@ def subtract(first, second, *, polynomial=FLAT, background=NONE, shared=None, **
     if shared is None:
         shared = np.full(first.data.shape, 2, np.uint16)
     return compare(
-        first, second, shared, polynomial=polynomial, background=background, clipping=Clipping(**clipping)
+        first,
+        second,
+        shared,
+        terms=tuple(polynomial.evaluate(cells.x, cells.y) for cells in (first, second)),
+        background=background,
+        clipping=Clipping(**clipping),
     )
 
 
