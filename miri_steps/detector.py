@@ -23,6 +23,7 @@ __all__ = [
     "Band",
     "Subarray",
     "bounding_box",
+    "check_regions",
     "reference_pixel_mask",
     "region_mask",
 ]
@@ -160,6 +161,31 @@ _FIELDS.update({name: (_quadrants(name),) for name in _QUADRANT_CENTRES})
 REGIONS = tuple(_FIELDS)
 
 
+def check_regions(names: str | Iterable[str]) -> list[str]:
+    """Refuse names of regions that are not known.
+
+    Parameters
+    ----------
+    names : str or iterable of str
+        Regions, see `region_mask`.
+
+    Returns
+    -------
+    list of str
+        The names.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known; the message gives the known ones.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    unknown = [name for name in names if name not in _FIELDS]
+    if unknown:
+        raise ValueError(f"regions must be among {list(REGIONS)}, got {unknown}")
+    return names
+
+
 def region_mask(
     names: str | Iterable[str],
     *,
@@ -198,10 +224,7 @@ def region_mask(
     >>> bool(mask[500, 700]), bool(mask[500, 330])
     (True, False)
     """
-    names = [names] if isinstance(names, str) else list(names)
-    unknown = [name for name in names if name not in _FIELDS]
-    if unknown:
-        raise ValueError(f"regions must be among {list(REGIONS)}, got {unknown}")
+    names = check_regions(names)
     y, x = np.ogrid[: shape[0], : shape[1]]
     x, y = x + (xstart - 1), y + (ystart - 1)
     mask = np.zeros(shape, bool)

@@ -80,7 +80,7 @@ def excluded_pixels(
     data = model.data
     mask = ~np.isfinite(data)
     good_bits = interpret_bit_flags(dqbits, flag_name_map=pixel)
-    if good_bits is not None:
+    if good_bits is not None and model.dq is not None:
         mask |= bitfield_to_boolean_mask(model.dq, good_bits, dtype=bool)
     if lower is not None:
         mask |= data < lower

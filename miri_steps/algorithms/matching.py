@@ -39,14 +39,15 @@ class Match:
         Differences by the indices (i, j) of the exposures, i < j.
     n_patterns : int
         Number of patterns of the detector background that the dithers made visible.
-    settled : bool
-        Whether the others follow from the steadiness of the sky within visits; else they are zero.
+    settled : float
+        By how much levels moved (rms) as the others followed from the steadiness of the sky within
+        visits; 0 where they are taken to be zero.
     """
 
     levels: Levels
     pairs: Pairs
     n_patterns: int
-    settled: bool
+    settled: float
 
 
 def match(
@@ -102,7 +103,7 @@ def match(
         network = Network.from_pairs(len(cells), pairs, terms=len(background))
     solved = sky_levels.solve(network, patterns)
     levels = sky_levels.settle_unseen(solved, network, patterns, visit)
-    settled = levels is not solved
+    settled = float(np.sqrt(np.nanmean((levels.level - solved.level) ** 2))) if pairs else 0.0
     if by_visit:
         levels = sky_levels.solve_by_group(levels, network, visit)
     return Match(levels, pairs, patterns.shape[1], settled)

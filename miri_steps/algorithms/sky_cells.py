@@ -7,7 +7,7 @@ import numpy as np
 from drizzle.resample import Drizzle
 from scipy.interpolate import RectBivariateSpline
 
-__all__ = ["PixelMap", "SkyCells", "noise_correlation", "overlap", "resample", "shared_by"]
+__all__ = ["PixelMap", "SkyCells", "noise_correlation", "overlap", "resample", "resample_job", "shared_by"]
 
 # Degree of the polynomial that carries cells back to the detector. MIRI's distortion is itself
 # a polynomial of degree 4, so this leaves less than 0.01 pixel.
@@ -204,6 +204,23 @@ def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.
     data = np.where(covered, drizzle.out_img + zero, np.nan)
     planes = (plane[window].astype(np.float32) for plane in (data, x, y))
     return SkyCells(*planes, corner=first, cell_size=cell_size)
+
+
+def resample_job(job: tuple[np.ndarray, PixelMap] | None) -> SkyCells | None:
+    """
+    Resample one exposure of a series, in this process or another.
+
+    Parameters
+    ----------
+    job : tuple or None
+        Arguments of `resample`; None for an exposure that cannot be used.
+
+    Returns
+    -------
+    SkyCells or None
+        The cells, or None when there are none.
+    """
+    return None if job is None else resample(*job)
 
 
 def _cell_areas(x: np.ndarray, y: np.ndarray) -> np.ndarray:

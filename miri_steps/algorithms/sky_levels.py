@@ -18,6 +18,8 @@ _MAX_ITERATIONS = 100
 # Bayes factor from which evidence counts as positive
 # (Kass & Raftery 1995, doi:10.1080/01621459.1995.10476572).
 _MIN_ODDS = 3.0
+# A background is seen when it exceeds its noise by this many standard deviations of the noise.
+_SIGNIFICANT = 3.0
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,8 @@ def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit:
     """
     unseen = _complement(patterns)
     excess = np.sum(levels.background**2) - np.trace(levels.background_covariance)
-    if not patterns.shape[1] or not unseen.shape[1] or excess <= 0:
+    chance = np.sqrt(2 * np.sum(levels.background_covariance**2))
+    if not patterns.shape[1] or not unseen.shape[1] or excess <= _SIGNIFICANT * chance:
         return levels
     design = _Design(network, patterns, levels.component)
     followed, mixed = np.empty((network.size, unseen.shape[1])), unseen.copy()
@@ -358,7 +361,7 @@ def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit:
     steady, moving = (_within(values, body) for values in (levels.level, followed))
     strength, covariance, odds = _weigh(steady, moving, network.size - int(body.max()) - 1, excess)
     if odds < _MIN_ODDS:
-        return levels
+        strength = np.zeros_like(strength)
     return replace(
         levels,
         level=levels.level - followed @ strength,
@@ -377,7 +380,7 @@ def _weigh(steady, moving, freedom, prior):
     """
     alone = float(steady @ steady)
     if freedom < 1 or alone == 0:
-        return np.zeros(moving.shape[1]), np.zeros((moving.shape[1],) * 2), 0.0
+        return np.zeros(moving.shape[1]), np.eye(moving.shape[1]) * (prior if alone else 0.0), 0.0
     left = alone
     for _ in range(_MAX_ITERATIONS):
         ridge = max(left / freedom / prior, np.finfo(float).tiny)

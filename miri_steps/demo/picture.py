@@ -38,7 +38,6 @@ def draw(compared: Sequence[Comparison], path: Path) -> Path:
         The picture.
     """
     ny, nx = compared[0].image.shape
-    ny, nx = compared[0].image.shape
     size = (_WIDTH * len(compared) + 1.2, 2 * _WIDTH * ny / nx + 1.0)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(2, len(compared), sharex=True, sharey=True, squeeze=False)

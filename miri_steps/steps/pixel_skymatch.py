@@ -16,7 +16,7 @@ from miri_steps.algorithms.differences import Clipping
 from miri_steps.algorithms.sky_cells import PixelMap
 from miri_steps.steps import sky_checks, sky_products
 from miri_steps.steps.base import MiriStep, as_library, is_exposure_file
-from miri_steps.steps.sky_products import Member
+from miri_steps.steps.sky_members import corners, list_members
 
 __all__ = ["PixelSkyMatchStep"]
 
@@ -60,7 +60,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
 
         # Results and resources:
         save_levels = boolean(default=False) # Save tables of the levels and of the pairs?
-        maximum_cores = string(default='1') # Processes to use: a number, 'quarter', 'half' or 'all'
+        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
     """  # noqa: E501
 
     def process(self, input_models):
@@ -87,15 +87,18 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         cores = workers.count(self.maximum_cores)
         if isinstance(input_models, tuple):
             input_models = list(input_models)
-        detector.region_mask(self.exclude_regions, shape=(1, 1))  # raises for a name it does not know
+        detector.check_regions(self.exclude_regions)
         opened = self.prepare_output(input_models, open_models=is_exposure_file(input_models))
         library = as_library(opened, in_memory=self.in_memory)
-        members = _members(library)
-        sky_checks.check_members(members, subtract=self.subtract, by_visit=self.grouping == "visit")
-        self.refuse_overwriting([member.path for member in members])
+        members = list_members(library)
+        matches = self.skymethod in ("match", "global+match")
+        by_visit = matches and self.grouping == "visit"
+        sky_checks.check_members(members, subtract=self.subtract, by_visit=by_visit)
+        self.name_products([member.path for member in members])
+        if not matches and (self.save_levels or self.save_detector_background):
+            log.warning("There are no tables and no detector background with skymethod='%s'.", self.skymethod)
         if sky_checks.already_subtracted(members):
-            log.warning("The sky of all %d exposures was matched and subtracted before:", len(members))
-            log.warning("   nothing is done.")
+            log.warning("Nothing is done: the sky of all exposures was matched and subtracted before.")
         elif self.skymethod == "user":
             self._set_levels(library, members)
         elif self.skymethod in ("local", "global"):
@@ -141,14 +144,14 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
                 run=run,
             )
         self._assign_levels(members, matched, found.levels)
-        sky_products.log_match(matched, found, self.detector_order)
+        sky_products.log_match(matched, found, self.detector_order, self.subtract_detector_background)
         take = self.subtract_detector_background and found.n_patterns
         self._write_back(library, members, polynomial if take else None, found.levels.background)
         self._save_products(library, members, matched, polynomial, found)
 
     def _resample(self, library, members, run):
         """Read every exposure once, one at a time, and keep its cells."""
-        grid = exposures.sky_grid(sky_checks.corners(members), self.grid_scale)
+        grid = exposures.sky_grid(corners(members), self.grid_scale)
 
         def tasks():
             for member in members:
@@ -160,7 +163,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
 
         with library:
             for number, (member, cells) in enumerate(
-                zip(members, run(_resample_task, tasks()), strict=True), start=1
+                zip(members, run(sky_cells.resample_job, tasks()), strict=True), start=1
             ):
                 member.cells = cells
                 count = 0 if cells is None else np.count_nonzero(cells.seen)
@@ -196,6 +199,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         if self.skymethod == "global+match" and seen:
             lowest = min(member.sky - (member.level or 0.0) for member in seen)
             for member in seen:
+                if member.level is None:
+                    log.warning("%s %s and gets the global level alone.", member.name, member.problem)
                 member.level = (member.level or 0.0) + lowest
 
     def _write_back(self, library, members, polynomial=None, background=None):
@@ -219,9 +224,13 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         if self.subtract:
             model.data = model.data - np.float32(level)
         if polynomial is not None:
-            model.data = model.data - polynomial.image(
-                background, model.data.shape, exposures.frame_origin(model)
+            origin = exposures.frame_origin(model)
+            image = polynomial.image(background, model.data.shape, origin)
+            # Nothing is known of the background where nothing was matched.
+            unknown = detector.region_mask(
+                self.exclude_regions, shape=image.shape, xstart=origin[0] + 1, ystart=origin[1] + 1
             )
+            model.data = model.data - np.where(unknown, np.float32(0), image)
             model.meta.background.detector_subtracted = True
 
     def _record(self, model, status):
@@ -229,7 +238,18 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         model.meta.cal_step.pixel_skymatch = status
         if status != "COMPLETE":
             return
-        used = ("skymethod", "grouping", "subtract", "skystat", "grid_scale", "exclude_regions")
+        used = (
+            "skymethod",
+            "match_down",
+            "subtract",
+            "skylist",
+            "skystat",
+            "dqbits",
+            "lower",
+            "upper",
+            "nclip",
+        )
+        used += ("lsigma", "usigma", "binwidth", "grouping", "grid_scale", "exclude_regions")
         used += ("detector_order", "subtract_detector_background")
         listed = " ".join(f"{name}={getattr(self, name)}" for name in used)
         exposures.add_history(model, f"PixelSkyMatchStep: {listed} level={model.meta.background.level}")
@@ -248,19 +268,5 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             log.warning("There is no detector background to save.")
         elif self.save_detector_background:
             path = self.make_output_path(basepath=product, suffix="detector_background", ext="fits")
-            sky_products.background_model(members[0], polynomial, found).save(path)
+            sky_products.background_model(members[0], polynomial, found, self.exclude_regions).save(path)
             log.info("Saved %s", path)
-
-
-def _members(library):
-    """List the exposures in the order of their names, so that the order given changes nothing."""
-    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
-    listed = []
-    for index, entry in enumerate(library.asn["products"][0]["members"]):
-        path = folder / entry["expname"]
-        listed.append(Member(index, path, entry["group_id"], library.read_metadata(index)))
-    return sorted(listed, key=lambda member: (member.name, member.index))
-
-
-def _resample_task(task):
-    return None if task is None else sky_cells.resample(*task)

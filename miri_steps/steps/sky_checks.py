@@ -6,9 +6,9 @@ import numpy as np
 from jwst.lib.suffix import remove_suffix
 
 from miri_steps import exposures
-from miri_steps.steps.sky_products import Member
+from miri_steps.steps.sky_members import Member
 
-__all__ = ["already_subtracted", "check_members", "corners", "read_skylist"]
+__all__ = ["already_subtracted", "check_members", "read_skylist"]
 
 
 def check_members(members: list[Member], *, subtract: bool, by_visit: bool) -> None:
@@ -146,35 +146,3 @@ def _is_number(text):
         return bool(np.isfinite(float(text)))
     except ValueError:
         return False
-
-
-def corners(members: list[Member]) -> np.ndarray:
-    """
-    Gather positions all over the field from headers alone.
-
-    Parameters
-    ----------
-    members : list of Member
-        The exposures.
-
-    Returns
-    -------
-    ndarray
-        Corners from S_REGION, or the reference point where that is missing, shape (n, 2) [deg].
-
-    Raises
-    ------
-    ValueError
-        If no exposure says where it points.
-    """
-    found = []
-    for member in members:
-        region = member.meta.get("meta.wcsinfo.s_region")
-        reference = [member.meta.get(f"meta.wcsinfo.{key}") for key in ("ra_ref", "dec_ref")]
-        if region:
-            found.append(exposures.parse_s_region(region))
-        elif None not in reference:
-            found.append(np.array([reference], float))
-    if not found:
-        raise ValueError(f"S_REGION or RA_REF and DEC_REF must be set, but {members[0].name} has neither")
-    return np.concatenate(found)

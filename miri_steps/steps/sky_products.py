@@ -1,78 +1,27 @@
 """What `PixelSkyMatchStep` tells its user: log lines, tables and the detector background."""
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 from stdatamodels.jwst.datamodels import ImageModel
+from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from miri_steps import detector
 from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.matching import MIN_VISIBILITY, Match
-from miri_steps.algorithms.sky_cells import SkyCells
+from miri_steps.steps.sky_members import Member
 
-__all__ = ["Member", "background_model", "level_table", "log_match", "pair_table"]
+__all__ = ["background_model", "level_table", "log_match", "pair_table"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
 # A pair that was left less than this share of its weight is named.
-_DOUBTFUL = 0.1
+_DOUBTFUL = 0.25
 
 
-@dataclass
-class Member:
-    """
-    What is kept of an exposure while the others are read.
-
-    Parameters
-    ----------
-    index : int
-        Its place in the library.
-    path : Path
-        Its file, as far as it has one.
-    group : str
-        Its ``group_id``.
-    meta : dict
-        Its metadata, keyed ``meta.a.b``.
-    cells : SkyCells, optional
-        The exposure on the sky grid.
-    sky : float, optional
-        Statistic of the whole image, where the method needs it.
-    level : float, optional
-        The level found; None when there is none.
-    problem : str, optional
-        Why there is none.
-    """
-
-    index: int
-    path: Path
-    group: str
-    meta: dict
-    cells: SkyCells | None = None
-    sky: float | None = None
-    level: float | None = None
-    problem: str = "overlaps no other exposure"
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.path.name
-
-    @property
-    def unit(self) -> str:
-        """Unit of the data."""
-        return self.meta.get("meta.bunit_data") or ""
-
-    @property
-    def visit(self) -> str:
-        """VISIT_ID; an exposure that has none is a visit of its own."""
-        return self.meta.get("meta.observation.visit_id") or self.name
-
-
-def log_match(matched: list[Member], found: Match, order: int) -> None:
+def log_match(matched: list[Member], found: Match, order: int, subtracted: bool) -> None:
     """
     Log the numbers a person would check.
 
@@ -84,16 +33,18 @@ def log_match(matched: list[Member], found: Match, order: int) -> None:
         The solution.
     order : int
         Order of the detector background asked for.
+    subtracted : bool
+        Whether it is going to be subtracted.
     """
     if not found.pairs:
         log.warning("No two of %d exposures overlap: there is nothing to match.", len(matched))
         return
-    _log_background(matched[0].unit, found, order)
+    _log_background(matched[0].unit, found, order, subtracted)
     _log_levels(matched, found.levels)
     _log_pairs(matched, found)
 
 
-def _log_background(unit, found, order):
+def _log_background(unit, found, order, subtracted):
     if order and not found.n_patterns:
         log.warning(
             "The detector background is off: the shifts between exposures are too small to show it. Any "
@@ -106,9 +57,19 @@ def _log_background(unit, found, order):
     rms = np.sqrt(np.sum(found.levels.background**2))
     log.info("Detector background of order %d: rms %.4g %s over the field", order, rms, unit)
     if found.n_patterns < total:
-        how = "follow from the steadiness of the sky within visits" if found.settled else "are set to zero"
+        how = "are taken to be zero"
+        if found.settled:
+            how = f"follow from steady skies within visits and move levels by {found.settled:.3g} rms"
         log.info(
             "   The dithers show %d of its %d patterns; the others (planes) %s.", found.n_patterns, total, how
+        )
+    if not subtracted:
+        left = [pair.terms @ found.levels.background for pair in found.pairs.values()]
+        log.info(
+            "   It stays in the data, where it makes steps of %.3g %s rms in overlaps; "
+            "subtract_detector_background=True takes it away.",
+            np.sqrt(np.mean(np.square(left))),
+            unit,
         )
 
 
@@ -130,13 +91,18 @@ def _log_pairs(matched, found):
         len(found.pairs),
         np.sqrt(np.mean(levels.residual**2)),
         unit,
-        levels.scatter,
+        np.median(np.abs(levels.residual) / [pair.error for pair in found.pairs.values()]) * 1.4826,
     )
     for (i, j), residual, share in zip(found.pairs, levels.residual, levels.pair_weight, strict=True):
         if share < _DOUBTFUL:
             names = matched[i].name, matched[j].name
-            log.warning("%s and %s are off each other by %.3g %s:", *names, residual, unit)
-            log.warning("   their overlap counts %.2g %% of its weight.", 100 * share)
+            log.warning(
+                "%s and %s are off each other by %.3g %s; their overlap counts %.2g %% of its weight.",
+                *names,
+                residual,
+                unit,
+                100 * share,
+            )
 
 
 def level_table(members: list[Member], matched: list[Member], found: Match) -> QTable:
@@ -169,7 +135,7 @@ def level_table(members: list[Member], matched: list[Member], found: Match) -> Q
         level = np.nan if member.level is None else member.level
         rows.append((member.name, member.visit, member.group, component, level, error, overlaps))
     names = ("exposure", "visit", "group", "component", "level", "error", "overlaps")
-    unit = u.Unit(members[0].unit)
+    unit = u.Unit(members[0].unit, parse_strict="silent")
     return QTable(rows=rows, names=names, units={"level": unit, "error": unit})
 
 
@@ -191,7 +157,7 @@ def pair_table(matched: list[Member], found: Match) -> QTable:
         pixels in these cells), residual (difference minus solution) and weight (share of its
         weight that the pair was left); a row per pair.
     """
-    unit = u.Unit(matched[0].unit if matched else "")
+    unit = u.Unit(matched[0].unit if matched else "", parse_strict="silent")
     pairs = found.pairs.values()
     cells = np.array([pair.n_cells for pair in pairs], int)
     area = np.array([matched[i].cells.cell_size ** 2 for i, _ in found.pairs], float)
@@ -209,7 +175,9 @@ def pair_table(matched: list[Member], found: Match) -> QTable:
     )
 
 
-def background_model(member: Member, polynomial: DetectorPolynomial, found: Match) -> ImageModel:
+def background_model(
+    member: Member, polynomial: DetectorPolynomial, found: Match, regions: list[str]
+) -> ImageModel:
     """
     Draw the detector background and its standard error over the full frame.
 
@@ -221,19 +189,23 @@ def background_model(member: Member, polynomial: DetectorPolynomial, found: Matc
         The terms.
     found : Match
         The solution.
+    regions : list of str
+        Parts of the detector that were left out, of which nothing is known.
 
     Returns
     -------
     ImageModel
-        ``data`` and ``err`` [unit of the exposures].
+        ``data`` and ``err`` [unit of the exposures]; NaN with DO_NOT_USE in `regions`.
     """
     row, column = np.indices(detector.SHAPE, np.float32)
     terms = polynomial.evaluate(column, row).reshape(len(polynomial.degrees), -1)
     carried = found.levels.background_covariance.astype(np.float32) @ terms
     variance = np.einsum("kp,kp->p", terms, carried).reshape(detector.SHAPE)
+    unknown = detector.region_mask(regions)
     model = ImageModel(
-        data=polynomial.image(found.levels.background, detector.SHAPE),
-        err=np.sqrt(np.maximum(variance, 0)),
+        data=np.where(unknown, np.nan, polynomial.image(found.levels.background, detector.SHAPE)),
+        err=np.where(unknown, np.nan, np.sqrt(np.maximum(variance, 0))),
+        dq=np.where(unknown, pixel["DO_NOT_USE"], 0).astype(np.uint32),
     )
     model.meta.instrument.name = "MIRI"
     model.meta.instrument.detector = "MIRIMAGE"

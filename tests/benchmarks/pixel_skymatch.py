@@ -27,7 +27,7 @@ FOOTPRINTS = Path(__file__).parents[3] / "shared/data/exposure_footprints.ecsv"
 CENTER = 80.0, -69.5
 
 RUN = """
-import json, os, resource, sys, time, warnings
+import json, os, sys, time, warnings
 warnings.simplefilter("ignore")
 os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
 name, association, parameters = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -38,11 +38,12 @@ else:
 start = time.perf_counter()
 library = Step.call(association, configure_log=False, **parameters)
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+# ru_maxrss is handed down by the process that started this one; VmHWM is our own.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+peak = int(status["VmHWM"].split()[0]) / 1024
 members = library.asn["products"][0]["members"]
 levels = {m["expname"]: library.read_metadata(i)["meta.background.level"] for i, m in enumerate(members)}
-print(json.dumps({"seconds": seconds, "peak": peak, "children": children, "levels": levels}))
+print(json.dumps({"seconds": seconds, "peak": peak, "levels": levels}))
 """
 
 

@@ -1,0 +1,138 @@
+"""The exposures of a library as `PixelSkyMatchStep` keeps them while it reads one after the other."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jwst.datamodels import ModelLibrary
+
+from miri_steps import exposures
+from miri_steps.algorithms.sky_cells import SkyCells
+
+__all__ = ["Member", "corners", "list_members"]
+
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# What is read of the metadata; the rest, logs above all, would pile up over a thousand exposures.
+_USED = tuple(
+    f"meta.{name}"
+    for name in (
+        "background",
+        "bunit_data",
+        "cal_step",
+        "exposure.type",
+        "instrument.filter",
+        "observation",
+        "wcsinfo",
+    )
+)
+
+
+@dataclass
+class Member:
+    """
+    What is kept of an exposure while the others are read.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the library.
+    path : Path
+        Its file, as far as it has one.
+    group : str
+        Its ``group_id``.
+    meta : dict
+        Its metadata as far as they are used, keyed ``meta.a.b``.
+    cells : SkyCells, optional
+        The exposure on the sky grid.
+    sky : float, optional
+        Statistic of the whole image, where the method needs it.
+    level : float, optional
+        The level found; None when there is none.
+    problem : str, optional
+        Why there is none.
+    """
+
+    index: int
+    path: Path
+    group: str
+    meta: dict
+    cells: SkyCells | None = None
+    sky: float | None = None
+    level: float | None = None
+    problem: str = "overlaps no other exposure"
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.path.name
+
+    @property
+    def unit(self) -> str:
+        """Unit of the data."""
+        return self.meta.get("meta.bunit_data") or ""
+
+    @property
+    def visit(self) -> str:
+        """VISIT_ID; an exposure that has none is a visit of its own."""
+        return self.meta.get("meta.observation.visit_id") or self.name
+
+
+def list_members(library: ModelLibrary) -> list[Member]:
+    """
+    List the science exposures in the order of their names, so that the order given changes nothing.
+
+    Parameters
+    ----------
+    library : ModelLibrary
+        The exposures; only their headers are read.
+
+    Returns
+    -------
+    list of Member
+        Members of other types are left out and named in the log.
+    """
+    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
+    listed = []
+    for index, entry in enumerate(library.asn["products"][0]["members"]):
+        path = folder / entry["expname"]
+        if entry["exptype"].lower() != "science":
+            log.info("%s is of type %s: it is left as it is.", path.name, entry["exptype"])
+            continue
+        meta = {key: value for key, value in library.read_metadata(index).items() if key.startswith(_USED)}
+        listed.append(Member(index, path, entry["group_id"], meta))
+    return sorted(listed, key=lambda member: (member.name, member.index))
+
+
+def corners(members: list[Member]) -> np.ndarray:
+    """
+    Gather positions all over the field from headers alone.
+
+    Parameters
+    ----------
+    members : list of Member
+        The exposures.
+
+    Returns
+    -------
+    ndarray
+        Corners from S_REGION, or the reference point where that cannot be read, shape (n, 2) [deg].
+
+    Raises
+    ------
+    ValueError
+        If no exposure says where it points.
+    """
+    found = []
+    for member in members:
+        region = member.meta.get("meta.wcsinfo.s_region")
+        reference = [member.meta.get(f"meta.wcsinfo.{key}") for key in ("ra_ref", "dec_ref")]
+        try:
+            found.append(exposures.parse_s_region(region or ""))
+        except ValueError as error:
+            log.warning("%s: %s; its reference point is used", member.name, error)
+            found += [np.array([reference], float)] if None not in reference else []
+    if not found:
+        raise ValueError(f"S_REGION or RA_REF and DEC_REF must be set, but {members[0].name} has neither")
+    return np.concatenate(found)
