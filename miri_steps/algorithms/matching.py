@@ -20,7 +20,7 @@ MIN_VISIBILITY = 0.05
 
 # Exposures are handed to workers in blocks, so that each travels, and has its terms evaluated, a few
 # times and not once per pair.
-_BLOCK = 8
+_BLOCK = 16
 
 Pairs = dict[tuple[int, int], PairDifference]
 Map = Callable[[Callable, Iterable], Iterator]
@@ -128,7 +128,7 @@ def background_box(
         Middle and half the sides (x, y) of what the exposures use of that field, or of all they
         use where they use nothing of it [pixel].
     """
-    used = [[(z[c.seen].min(), z[c.seen].max()) for z in (c.x, c.y)] for c in cells]
+    used = [[(z[c.seen].min(), z[c.seen].max()) for z in c.detector_positions()] for c in cells]
     low, high = np.array(within, float)
     if used:
         first, last = np.min(used, axis=0)[:, 0], np.max(used, axis=0)[:, 1]
@@ -158,7 +158,7 @@ def _compare_all(cells, shared, pairs, polynomial, background, clipping, run) ->
 
 def _compare_block(task) -> Pairs:
     cells, shared, pairs, (polynomial, background, clipping) = task
-    terms = {k: polynomial.evaluate(exposure.x, exposure.y) for k, exposure in cells.items()}
+    terms = {k: polynomial.evaluate(*exposure.detector_positions()) for k, exposure in cells.items()}
     found = {}
     for i, j in pairs:
         result = compare(

@@ -7,7 +7,16 @@ import numpy as np
 from drizzle.resample import Drizzle
 from scipy.interpolate import RectBivariateSpline
 
-__all__ = ["PixelMap", "SkyCells", "noise_correlation", "overlap", "resample", "resample_job", "shared_by"]
+__all__ = [
+    "DetectorPosition",
+    "PixelMap",
+    "SkyCells",
+    "noise_correlation",
+    "overlap",
+    "resample",
+    "resample_job",
+    "shared_by",
+]
 
 # Degree of the polynomial that carries cells back to the detector. MIRI's distortion is itself
 # a polynomial of degree 4, so this leaves less than 0.01 pixel.
@@ -91,33 +100,61 @@ class PixelMap:
         """Count the cells of the grid from another corner (column, row)."""
         return replace(self, column=self.column - corner[0], row=self.row - corner[1])
 
-    def to_detector(self, column: np.ndarray, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def inverse(self) -> "DetectorPosition":
         """
-        Find the detector position of grid positions, through a polynomial fitted to the mesh.
+        Fit a polynomial that leads from the grid back to the detector.
+
+        Returns
+        -------
+        DetectorPosition
+            The polynomial.
+        """
+        center = float(self.column.mean()), float(self.row.mean())
+        half = float(max(np.ptp(self.column), np.ptp(self.row)) / 2)
+        degree = min(_INVERSE_DEGREE, min(self.column.shape) - 1)
+        u, v = (self.column - center[0]) / half, (self.row - center[1]) / half
+        powers = np.polynomial.polynomial.polyvander2d(u, v, [degree, degree]).reshape(self.column.size, -1)
+        mesh = np.stack(np.meshgrid(self.x + self.origin[0], self.y + self.origin[1]), axis=-1).reshape(-1, 2)
+        coefficients = np.linalg.lstsq(powers, mesh, rcond=None)[0]
+        return DetectorPosition(center, half, coefficients.reshape(degree + 1, degree + 1, 2))
+
+
+@dataclass(frozen=True)
+class DetectorPosition:
+    """
+    The way from the sky grid to the detector, as a polynomial.
+
+    Parameters
+    ----------
+    center : tuple of float
+        Grid column and row from which positions are counted [cell].
+    half : float
+        Unit in which they are counted [cell].
+    coefficients : ndarray
+        Factors of column^a row^b for detector x and y, shape (a, b, 2) [pixel].
+    """
+
+    center: tuple[float, float]
+    half: float
+    coefficients: np.ndarray
+
+    def on_grid(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Find the detector positions of a rectangle of cells.
 
         Parameters
         ----------
-        column, row : ndarray
-            Grid positions, one shape [cell].
+        columns, rows : ndarray
+            Grid columns, shape (nx,), and rows, shape (ny,) [cell].
 
         Returns
         -------
         x, y : ndarray
-            Positions on the full detector in the shape of the input [pixel].
+            Positions on the full detector, shape (ny, nx) [pixel].
         """
-        center = self.column.mean(), self.row.mean()
-        half = max(np.ptp(self.column), np.ptp(self.row)) / 2
-        degree = min(_INVERSE_DEGREE, min(self.column.shape) - 1)
-
-        def terms(c, r):
-            u, v = (c - center[0]) / half, (r - center[1]) / half
-            return np.polynomial.polynomial.polyvander2d(u, v, [degree, degree]).reshape(*u.shape, -1)
-
-        mesh = np.stack(np.meshgrid(self.x, self.y), axis=-1).reshape(-1, 2)
-        known = terms(self.column, self.row).reshape(len(mesh), -1)
-        coefficients = np.linalg.lstsq(known, mesh, rcond=None)[0]
-        x, y = np.moveaxis(terms(column, row) @ coefficients, -1, 0)
-        return x + self.origin[0], y + self.origin[1]
+        u, v = (columns - self.center[0]) / self.half, (rows - self.center[1]) / self.half
+        x, y = np.polynomial.polynomial.polygrid2d(u, v, self.coefficients)
+        return x.T, y.T
 
 
 @dataclass(frozen=True)
@@ -130,8 +167,8 @@ class SkyCells:
     data : ndarray
         Mean surface brightness in each cell, float32, shape (ny, nx); NaN where the exposure
         does not see enough of the cell.
-    x, y : ndarray
-        Position of each cell's centre on the full detector, float32, shape (ny, nx) [pixel].
+    position : DetectorPosition
+        Where cells lie on the detector.
     corner : tuple of int
         Grid column and row of the cell ``[0, 0]``.
     cell_size : float
@@ -139,10 +176,22 @@ class SkyCells:
     """
 
     data: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
+    position: DetectorPosition
     corner: tuple[int, int]
     cell_size: float
+
+    def detector_positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Find where the centres of the cells lie on the full detector.
+
+        Returns
+        -------
+        x, y : ndarray
+            Positions, float32, shape (ny, nx) [pixel].
+        """
+        ny, nx = self.data.shape
+        x, y = self.position.on_grid(self.corner[0] + np.arange(nx), self.corner[1] + np.arange(ny))
+        return x.astype(np.float32), y.astype(np.float32)
 
     @cached_property
     def seen(self) -> np.ndarray:
@@ -194,16 +243,15 @@ def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.
         weight_map=good.astype(np.float32),
         pixel_scale_ratio=cell_size,
     )
-    row, column = np.indices(shape)
-    x, y = pixel_map.to_detector(column + corner[0], row + corner[1])
-    covered = drizzle.out_wht >= min_coverage * _cell_areas(x, y) * _WEIGHT_ROUNDING
+    position = pixel_map.inverse()
+    areas = _cell_areas(*position.on_grid(corner[0] + np.arange(shape[1]), corner[1] + np.arange(shape[0])))
+    covered = drizzle.out_wht >= min_coverage * areas * _WEIGHT_ROUNDING
     if not covered.any():
         return None
     window = _bounding_window(covered)
     first = int(corner[0]) + window[1].start, int(corner[1]) + window[0].start
-    data = np.where(covered, drizzle.out_img + zero, np.nan)
-    planes = (plane[window].astype(np.float32) for plane in (data, x, y))
-    return SkyCells(*planes, corner=first, cell_size=cell_size)
+    data = np.where(covered, drizzle.out_img + zero, np.nan)[window].astype(np.float32)
+    return SkyCells(data, position, first, cell_size)
 
 
 def resample_job(job: tuple[np.ndarray, PixelMap] | None) -> SkyCells | None:

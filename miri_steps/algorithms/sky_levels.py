@@ -361,7 +361,7 @@ def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit:
     steady, moving = (_within(values, body) for values in (levels.level, followed))
     strength, covariance, odds = _weigh(steady, moving, network.size - int(body.max()) - 1, excess)
     if odds < _MIN_ODDS:
-        strength = np.zeros_like(strength)
+        return levels
     return replace(
         levels,
         level=levels.level - followed @ strength,
@@ -380,7 +380,7 @@ def _weigh(steady, moving, freedom, prior):
     """
     alone = float(steady @ steady)
     if freedom < 1 or alone == 0:
-        return np.zeros(moving.shape[1]), np.eye(moving.shape[1]) * (prior if alone else 0.0), 0.0
+        return np.zeros(moving.shape[1]), np.zeros((moving.shape[1],) * 2), 0.0
     left = alone
     for _ in range(_MAX_ITERATIONS):
         ridge = max(left / freedom / prior, np.finfo(float).tiny)

@@ -132,22 +132,28 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         with workers.open_map(cores) as run:
             self._resample(library, members, run)
             matched = [member for member in members if member.cells is not None]
-            cells = [member.cells for member in matched]
-            box = matching.background_box(cells, within=detector.bounding_box("imager"))
-            polynomial = DetectorPolynomial(self.detector_order, *box)
-            found = matching.match(
-                cells,
-                visit=np.unique([member.visit for member in matched], return_inverse=True)[1],
-                by_visit=self.grouping == "visit",
-                polynomial=polynomial,
-                clipping=Clipping(self.skystat, self.nclip, self.lsigma, self.usigma, self.binwidth),
-                run=run,
-            )
+            polynomial, found = self._solve(matched, run)
+        for member in matched:
+            member.cell_size, member.cells = member.cells.cell_size, None  # written back one at a time
         self._assign_levels(members, matched, found.levels)
         sky_products.log_match(matched, found, self.detector_order, self.subtract_detector_background)
         take = self.subtract_detector_background and found.n_patterns
         self._write_back(library, members, polynomial if take else None, found.levels.background)
         self._save_products(library, members, matched, polynomial, found)
+
+    def _solve(self, matched, run):
+        cells = [member.cells for member in matched]
+        box = matching.background_box(cells, within=detector.bounding_box("imager"))
+        polynomial = DetectorPolynomial(self.detector_order, *box)
+        found = matching.match(
+            cells,
+            visit=np.unique([member.visit for member in matched], return_inverse=True)[1],
+            by_visit=self.grouping == "visit",
+            polynomial=polynomial,
+            clipping=Clipping(self.skystat, self.nclip, self.lsigma, self.usigma, self.binwidth),
+            run=run,
+        )
+        return polynomial, found
 
     def _resample(self, library, members, run):
         """Read every exposure once, one at a time, and keep its cells."""

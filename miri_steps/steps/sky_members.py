@@ -45,7 +45,9 @@ class Member:
     meta : dict
         Its metadata as far as they are used, keyed ``meta.a.b``.
     cells : SkyCells, optional
-        The exposure on the sky grid.
+        The exposure on the sky grid, until it is matched.
+    cell_size : float, optional
+        Side of its cells [detector pixel].
     sky : float, optional
         Statistic of the whole image, where the method needs it.
     level : float, optional
@@ -59,6 +61,7 @@ class Member:
     group: str
     meta: dict
     cells: SkyCells | None = None
+    cell_size: float = 0.0
     sky: float | None = None
     level: float | None = None
     problem: str = "overlaps no other exposure"

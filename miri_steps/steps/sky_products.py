@@ -160,7 +160,7 @@ def pair_table(matched: list[Member], found: Match) -> QTable:
     unit = u.Unit(matched[0].unit if matched else "", parse_strict="silent")
     pairs = found.pairs.values()
     cells = np.array([pair.n_cells for pair in pairs], int)
-    area = np.array([matched[i].cells.cell_size ** 2 for i, _ in found.pairs], float)
+    area = np.array([matched[i].cell_size ** 2 for i, _ in found.pairs], float)
     return QTable(
         {
             "i": [matched[i].name for i, _ in found.pairs],

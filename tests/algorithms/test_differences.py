@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from miri_steps.algorithms import location, sky_cells
 from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.differences import Clipping, compare
-from miri_steps.algorithms.sky_cells import PixelMap, SkyCells
+from miri_steps.algorithms.sky_cells import DetectorPosition, PixelMap, SkyCells
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=25)
 N, SIDE = 128, 4.0
@@ -49,8 +49,10 @@ def seen(shift=(0.0, 0.0), roll=0.0, *, level=0.0, sky=None, background=ZERO, no
 def lay(values, corner=(0, 0)):
     """Make cells of an array; their detector positions are those of an exposure not dithered."""
     values = np.asarray(values, np.float32)
-    row, column = np.indices(values.shape, np.float32)
-    return SkyCells(values, SIDE * column, SIDE * row, corner, SIDE)
+    coefficients = np.zeros((2, 2, 2))
+    coefficients[0, 0] = -SIDE * np.array(corner)
+    coefficients[1, 0, 0] = coefficients[0, 1, 1] = SIDE
+    return SkyCells(values, DetectorPosition((0.0, 0.0), 1.0, coefficients), corner, SIDE)
 
 
 def subtract(first, second, *, polynomial=FLAT, background=NONE, shared=None, **clipping):
@@ -60,7 +62,7 @@ def subtract(first, second, *, polynomial=FLAT, background=NONE, shared=None, **
         first,
         second,
         shared,
-        terms=tuple(polynomial.evaluate(cells.x, cells.y) for cells in (first, second)),
+        terms=tuple(polynomial.evaluate(*cells.detector_positions()) for cells in (first, second)),
         background=background,
         clipping=Clipping(**clipping),
     )
@@ -172,9 +174,9 @@ def test_inputs_are_left_alone():
     rng = np.random.default_rng(7)
     first, second = lay(rng.normal(size=(12, 12))), lay(rng.normal(size=(12, 12)))
     shared = np.full((12, 12), 2, np.uint16)
-    before = [a.copy() for a in (first.data, first.x, second.data, second.y, shared)]
+    before = [a.copy() for a in (first.data, second.data, shared)]
     subtract(first, second, shared=shared, polynomial=POLYNOMIAL, background=np.ones(5))
-    for kept, now in zip(before, (first.data, first.x, second.data, second.y, shared), strict=True):
+    for kept, now in zip(before, (first.data, second.data, shared), strict=True):
         np.testing.assert_array_equal(kept, now)
 
 
@@ -298,7 +300,7 @@ def test_covariance_is_that_of_the_cells():
     first, second = lay(data[0]), lay(data[1], (3, 2))
     found = subtract(first, second, polynomial=POLYNOMIAL, background=ZERO, nclip=0, statistic="mean")
     window, other = np.s_[2:, 3:], np.s_[:16, :15]
-    x, y = first.x[window], first.y[window]
+    x, y = (z[window] for z in first.detector_positions())
     terms = (POLYNOMIAL.evaluate(x, y) - POLYNOMIAL.evaluate(x - 12, y - 8)).reshape(5, -1).astype(float)
     brightness = (data[0][window] - data[1][other]).ravel()
     table = np.cov(np.vstack([terms, brightness]), bias=True)

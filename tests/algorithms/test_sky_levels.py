@@ -412,18 +412,8 @@ def test_random_levels_seldom_fake_a_plane():
     for seed in range(20):
         level = np.random.default_rng(seed).normal(size=27)
         solved, found, *_ = settled(level, BACKGROUND, seed=200 + seed)
-        kept += np.array_equal(found.level, solved.level)
+        kept += found is solved
     assert kept >= 18
-
-
-def test_a_plane_not_taken_widens_the_errors_by_what_it_could_be():
-    level = np.random.default_rng(0).normal(size=27)
-    solved, found, *_ = settled(level, BACKGROUND, seed=200)
-    np.testing.assert_array_equal(found.level, solved.level)
-    np.testing.assert_array_equal(found.background, solved.background)
-    # 27 levels that scatter by 1 fix a plane to about 1 / sqrt(27) in the levels it moves.
-    assert 0.05 < np.median(found.error) < 0.5 < 10 * np.median(found.error)
-    assert np.median(solved.error) < 0.3 * np.median(found.error)
 
 
 def test_nothing_is_settled_when_no_background_is_seen():
@@ -437,8 +427,7 @@ def test_nothing_is_settled_when_no_background_is_seen():
 
 def test_visits_of_single_exposures_settle_nothing():
     solved, found, *_ = settled(STEADY, PLANE, visit=np.arange(27))
-    np.testing.assert_array_equal(found.level, solved.level)
-    assert np.all(found.error > solved.error)
+    assert found is solved
 
 
 def test_nothing_is_left_to_settle_when_all_is_seen_or_none():
