@@ -115,6 +115,9 @@ def test_ctrl_c_stops_the_pipeline_too(tmp_cwd):
     )
     script.chmod(0o755)
     code = (
+        # A job in the background may be started with SIGINT ignored, and hands that on.
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path\n"
         "from miri_steps.demo import pipelines\n"
         f"pipelines._strun = lambda: {str(script)!r}\n"
