@@ -37,7 +37,8 @@ def log_match(matched: list[Member], found: Match, order: int, subtracted: bool)
         Whether it is going to be subtracted.
     """
     if not found.pairs:
-        log.warning("No two of %d exposures overlap: there is nothing to match.", len(matched))
+        why = "no two of them overlap" if len(matched) > 1 else "it takes two to overlap"
+        log.warning("%d exposures can be used and %s: there is nothing to match.", len(matched), why)
         return
     _log_background(matched[0].unit, found, order, subtracted)
     _log_levels(matched, found.levels)
