@@ -17,6 +17,7 @@ __all__ = [
     "frame_origin",
     "parse_s_region",
     "pixel_mesh",
+    "region_pixels",
     "sky_grid",
 ]
 
@@ -86,10 +87,27 @@ def excluded_pixels(
         mask |= data < lower
     if upper is not None:
         mask |= data > upper
-    if regions:
-        x, y = frame_origin(model)
-        mask |= detector.region_mask(regions, shape=data.shape, xstart=x + 1, ystart=y + 1)
-    return mask
+    return mask | region_pixels(model, regions)
+
+
+def region_pixels(model: JwstDataModel, regions: list[str]) -> np.ndarray:
+    """
+    Find parts of the detector in the frame of an exposure.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The exposure.
+    regions : list of str
+        Names of the parts (`miri_steps.detector.REGIONS`).
+
+    Returns
+    -------
+    ndarray
+        True inside any of them, shape (ny, nx).
+    """
+    x, y = frame_origin(model)
+    return detector.region_mask(regions, shape=model.data.shape, xstart=x + 1, ystart=y + 1)
 
 
 def parse_s_region(text: str) -> np.ndarray:

@@ -23,6 +23,13 @@ __all__ = ["PixelSkyMatchStep"]
 # Only loggers below "stpipe" are heard inside the stock pipelines.
 log = logging.getLogger(f"stpipe.{__name__}")
 
+# Parameters that change the numbers, for the HISTORY entry.
+_RECORDED = (
+    *("skymethod", "match_down", "subtract", "skylist"),
+    *("skystat", "dqbits", "lower", "upper", "nclip", "lsigma", "usigma", "binwidth"),
+    *("grouping", "grid_scale", "exclude_regions", "detector_order", "subtract_detector_background"),
+)
+
 
 class PixelSkyMatchStep(MiriStep, SkyMatchStep):
     """
@@ -230,12 +237,9 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         if self.subtract:
             model.data = model.data - np.float32(level)
         if polynomial is not None:
-            origin = exposures.frame_origin(model)
-            image = polynomial.image(background, model.data.shape, origin)
+            image = polynomial.image(background, model.data.shape, exposures.frame_origin(model))
             # Nothing is known of the background where nothing was matched.
-            unknown = detector.region_mask(
-                self.exclude_regions, shape=image.shape, xstart=origin[0] + 1, ystart=origin[1] + 1
-            )
+            unknown = exposures.region_pixels(model, self.exclude_regions)
             model.data = model.data - np.where(unknown, np.float32(0), image)
             model.meta.background.detector_subtracted = True
 
@@ -244,20 +248,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         model.meta.cal_step.pixel_skymatch = status
         if status != "COMPLETE":
             return
-        used = (
-            "skymethod",
-            "match_down",
-            "subtract",
-            "skylist",
-            "skystat",
-            "dqbits",
-            "lower",
-            "upper",
-            "nclip",
-        )
-        used += ("lsigma", "usigma", "binwidth", "grouping", "grid_scale", "exclude_regions")
-        used += ("detector_order", "subtract_detector_background")
-        listed = " ".join(f"{name}={getattr(self, name)}" for name in used)
+        listed = " ".join(f"{name}={getattr(self, name)}" for name in _RECORDED)
         exposures.add_history(model, f"PixelSkyMatchStep: {listed} level={model.meta.background.level}")
 
     def _save_products(self, library, members, matched, polynomial, found):
