@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
@@ -14,7 +13,7 @@ from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from miri_steps import detector
-from miri_steps.simulate import metadata, render, sphere, wcs
+from miri_steps.simulate import defects, metadata, render, sphere, wcs
 from miri_steps.simulate.diffraction import Psf
 from miri_steps.simulate.diffraction import psf as compute_psf
 from miri_steps.simulate.pointing import Pointing
@@ -44,6 +43,9 @@ class Observation:
     poisson: bool
     pointing_error: np.ndarray
     bad_pixels: float
+    hot_pixels: float
+    hot_sigma: tuple[float, float]
+    dead_pixels: float
     cosmic_rays: float
     subarray: str
     exptype: str
@@ -80,11 +82,52 @@ class Observation:
         table["error_north"] = self.pointing_error[:, 1] * units.arcsec
         return table
 
+    @property
+    def flags(self) -> np.ndarray:
+        """DQ that all exposures have, shape (ny, nx)."""
+        return defects.flags(self.subarray, self.regions, self.bad_pixels, self.seed).copy()
+
+    @property
+    def hot(self) -> np.ndarray:
+        """Height of the unflagged hot pixels in units of ``noise``, 0 on all others, shape (ny, nx)."""
+        if not self.hot_pixels:
+            return np.zeros(self.flags.shape)
+        return defects.hot(self.flags, self.subarray, self.hot_pixels, self.hot_sigma, self.seed)
+
+    @property
+    def dead(self) -> np.ndarray:
+        """True on the unflagged dead pixels, shape (ny, nx)."""
+        if not self.dead_pixels:
+            return np.zeros(self.flags.shape, bool)
+        return defects.dead(self.flags, self.subarray, self.dead_pixels, self.seed)
+
     def signal(self, i: int) -> np.ndarray:
         """Light of the scene alone in one exposure [MJy/sr]: no background, no noise."""
         inside, seen = self._inside(), self._seen(i)
         image = render.emission(self.scene, seen, self.filter, self.subarray, inside)
         return image + render.stars(self.scene, seen, self.filter, self.subarray, self.psf) * inside
+
+    def expect(self, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Find what an exposure would show without noise, and what noise it has.
+
+        Parameters
+        ----------
+        i : int
+            Number of the exposure.
+
+        Returns
+        -------
+        expected : ndarray
+            Scene, sky, pattern, hot and dead pixels [MJy/sr].
+        variances : dict
+            Arrays ``var_poisson`` and ``var_rnoise`` [MJy^2/sr^2].
+        """
+        dead = self.dead
+        signal = np.where(dead, 0.0, self.signal(i))
+        background = np.full(signal.shape, self.sky[i])
+        if self.pattern is not None:
+            background += self.pattern[detector.SUBARRAYS[self.subarray].slices]
+        return signal + np.where(dead, 0.0, background) + self.hot * self.noise, self._variances(signal)
 
     def _seen(self, i: int) -> Pointing:
         """Where the telescope really looked."""
@@ -101,15 +144,11 @@ class Observation:
     def _fill(self, i: int) -> dict[str, np.ndarray]:
         """Arrays of one exposure."""
         rng = np.random.default_rng([self.seed, crc32(self.pointings[i].name.encode())])
-        signal = self.signal(i)
-        background = np.full(signal.shape, self.sky[i])
-        if self.pattern is not None:
-            background += self.pattern[detector.SUBARRAYS[self.subarray].slices]
-        planes = self._variances(signal)
+        expected, planes = self.expect(i)
         sigma = np.sqrt(planes["var_poisson"] + planes["var_rnoise"])
-        data = signal + background + sigma * rng.standard_normal(signal.shape)
+        data = expected + sigma * rng.standard_normal(sigma.shape)
         data += _cosmic_rays(rng, sigma, self.cosmic_rays)
-        dq = _flags(self.subarray, self.regions, self.bad_pixels, self.seed)
+        dq = self.flags
         planes |= {"data": data, "err": sigma, "var_flat": np.zeros_like(data)}
         unusable = (dq & pixel["DO_NOT_USE"]) > 0
         planes = {name: np.where(unusable, np.nan, plane) for name, plane in planes.items()}
@@ -137,6 +176,9 @@ def observe(
     poisson: bool = True,
     pointing_error: np.ndarray | None = None,
     bad_pixels: float = 0.005,
+    hot_pixels: float = 0.0,
+    hot_sigma: tuple[float, float] = (5.0, 500.0),
+    dead_pixels: float = 0.0,
     cosmic_rays: float = 0.0,
     subarray: str = "FULL",
     exptype: str = "MIR_IMAGE",
@@ -169,7 +211,13 @@ def observe(
         Shape (n, 2): East (times cos dec) and North [arcsec]. The file says the nominal pointing, the
         telescope looked at nominal plus error; tweakreg has to find a shift of plus error.
     bad_pixels : float
-        Fraction of dead and hot pixels, at fixed places of the detector.
+        Fraction of dead and hot pixels, at fixed places of the detector, flagged and NaN.
+    hot_pixels : float
+        Fraction of the remaining pixels that are hot without a flag: each adds the same to all exposures.
+    hot_sigma : tuple of float
+        Lowest and highest height of those, in units of ``noise``, evenly spread in the logarithm.
+    dead_pixels : float
+        Fraction of the remaining pixels that see no light, without a flag: their data are noise around 0.
     cosmic_rays : float
         Fraction of pixels per exposure that are hit, and not flagged.
     subarray, exptype : str
@@ -179,8 +227,8 @@ def observe(
     psf : Psf, optional
         Image of a star; computed for the filter when not given.
     seed : int
-        Seed of noise, cosmic rays and bad pixels. The noise of an exposure depends on the seed and its name
-        only, not on the others.
+        Seed of noise, cosmic rays and bad, hot and dead pixels. The noise of an exposure depends on the seed
+        and its name only, not on the others.
 
     Returns
     -------
@@ -203,6 +251,9 @@ def observe(
         poisson=poisson,
         pointing_error=np.zeros((n, 2)) if pointing_error is None else np.array(pointing_error, float),
         bad_pixels=bad_pixels,
+        hot_pixels=hot_pixels,
+        hot_sigma=tuple(float(height) for height in hot_sigma),
+        dead_pixels=dead_pixels,
         cosmic_rays=cosmic_rays,
         subarray=subarray,
         exptype=exptype,
@@ -218,6 +269,7 @@ def _check(o: Observation) -> None:
     names = [pointing.name for pointing in o.pointings]
     twice = sorted({name for name in names if names.count(name) > 1})
     detector.region_mask(o.regions, shape=(1, 1))
+    fractions = ("bad_pixels", "hot_pixels", "dead_pixels", "cosmic_rays")
     rules = (
         (o.subarray in detector.SUBARRAYS, f"subarray must be one of {list(detector.SUBARRAYS)}", o.subarray),
         (not twice, "every exposure must have a name of its own", twice),
@@ -233,8 +285,17 @@ def _check(o: Observation) -> None:
             np.shape(o.pattern),
         ),
         (o.noise >= 0, "noise must be at least 0 MJy/sr", o.noise),
-        (0 <= o.bad_pixels < 1, "bad_pixels must be a fraction of 0 to 1", o.bad_pixels),
-        (0 <= o.cosmic_rays < 1, "cosmic_rays must be a fraction of 0 to 1", o.cosmic_rays),
+        *((0 <= getattr(o, n) < 1, f"{n} must be a fraction of 0 to 1", getattr(o, n)) for n in fractions),
+        (
+            o.hot_pixels + o.dead_pixels <= 1,
+            "hot_pixels and dead_pixels must be at most 1 together",
+            o.hot_pixels + o.dead_pixels,
+        ),
+        (
+            len(o.hot_sigma) == 2 and 0 < o.hot_sigma[0] <= o.hot_sigma[-1] < np.inf,
+            "hot_sigma must be 0 < lowest <= highest",
+            o.hot_sigma,
+        ),
     )
     for holds, rule, value in rules:
         if not holds:
@@ -247,24 +308,10 @@ def _cosmic_rays(rng: np.random.Generator, sigma: np.ndarray, fraction: float) -
     return np.where(hits, sigma * height, 0.0)
 
 
-@lru_cache(maxsize=4)
-def _flags(subarray: str, regions: tuple[str, ...], bad_pixels: float, seed: int) -> np.ndarray:
-    """Flag what no exposure can use: the same pixels in all of them."""
-    window = detector.SUBARRAYS[subarray].slices
-    dq = np.zeros(detector.SHAPE, np.uint32)
-    draw = np.random.default_rng([seed, 1]).random(detector.SHAPE)
-    dead, hot = draw < bad_pixels / 2, (draw >= bad_pixels / 2) & (draw < bad_pixels)
-    dq[dead] |= pixel["DO_NOT_USE"] | pixel["DEAD"]
-    dq[hot] |= pixel["DO_NOT_USE"] | pixel["HOT"]
-    dq[~detector.region_mask(regions)] |= pixel["DO_NOT_USE"] | pixel["NON_SCIENCE"]
-    dq[detector.reference_pixel_mask()] |= pixel["REFERENCE_PIXEL"]
-    return dq[window]
-
-
 def _to_model(o: Observation, planes: dict[str, np.ndarray], pointing: Pointing) -> datamodels.ImageModel:
     model = datamodels.ImageModel()
     model.data = planes["data"].astype(np.float32)
-    model.dq = planes["dq"].copy()
+    model.dq = planes["dq"]
     for name in ("err", "area", "var_poisson", "var_rnoise", "var_flat"):
         setattr(model, name, planes[name].astype(np.float32))
     metadata.describe(

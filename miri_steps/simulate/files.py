@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
@@ -16,7 +17,8 @@ def write(observation: Observation, folder: str | Path, product: str | None = No
 
     The folder then holds the ``_cal.fits`` files, ``<product>_asn.json``, ``<product>_truth.ecsv``,
     ``<product>_refcat.ecsv`` (RA and DEC of the stars, as tweakreg's ``abs_refcat`` wants them, when there
-    are any) and ``<product>_pattern.fits`` (when a pattern was given).
+    are any), ``<product>_pattern.fits`` (when a pattern was given) and ``<product>_hot.fits`` (when there are
+    unflagged hot or dead pixels: image HOT, the height in units of the noise, and image DEAD, 1 where dead).
 
     Parameters
     ----------
@@ -53,6 +55,8 @@ def write(observation: Observation, folder: str | Path, product: str | None = No
         _reference_catalog(observation.scene.stars).write(folder / f"{product}_refcat.ecsv", overwrite=True)
     if observation.pattern is not None:
         fits.writeto(folder / f"{product}_pattern.fits", observation.pattern, overwrite=True)
+    if observation.hot_pixels or observation.dead_pixels:
+        _defects(observation).writeto(folder / f"{product}_hot.fits", overwrite=True)
     association.write_text(json.dumps(_association(observation, product), indent=4))
     return association
 
@@ -66,6 +70,12 @@ def _reference_catalog(stars: Table) -> Table:
     catalog = Table(stars)
     catalog.rename_columns(["ra", "dec"], ["RA", "DEC"])
     return catalog
+
+
+def _defects(observation: Observation) -> fits.HDUList:
+    hot = fits.ImageHDU(observation.hot.astype(np.float32), name="HOT")
+    dead = fits.ImageHDU(observation.dead.astype(np.uint8), name="DEAD")
+    return fits.HDUList([fits.PrimaryHDU(), hot, dead])
 
 
 def _association(observation: Observation, product: str) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from stdatamodels.jwst import datamodels
 
 from miri_steps import detector
@@ -18,10 +20,23 @@ CONVERSION = 0.3
 _DAY = 86400.0
 # Barycentric dynamical time is ahead of UTC [s]; MIRI's headers give both.
 _TDB_AHEAD = 69.184
-_DONE = (
-    "dq_init saturation firstframe lastframe reset linearity rscd dark_sub jump ramp_fit "
-    "assign_wcs flat_field photom"
+_DONE_BY_DETECTOR1 = (
+    "dq_init saturation firstframe lastframe reset linearity rscd dark_sub jump ramp_fit"
 ).split()
+_DONE = [*_DONE_BY_DETECTOR1, "assign_wcs", "flat_field", "photom"]
+
+
+class Readout(NamedTuple):
+    """How the detector is read: integrations of groups, one frame each, ``group_time`` [s] apart."""
+
+    nints: int = 1
+    ngroups: int = N_GROUPS
+    group_time: float = GROUP_TIME
+
+    @property
+    def exposure_time(self) -> float:
+        """Time that light is collected [s]."""
+        return self.nints * self.ngroups * self.group_time
 
 
 def describe(
@@ -46,17 +61,71 @@ def describe(
     target : tuple of float
         Target position ra, dec [deg].
     """
-    meta = {
-        "telescope": "JWST",
-        "origin": "miri_steps.simulate",
+    meta = _origin(pointing, filter_name, subarray, target) | {
         "filename": f"{pointing.name}_cal.fits",
-        "time_sys": "UTC",
-        "time_unit": "s",
         "bunit_data": "MJy/sr",
         "bunit_err": "MJy/sr",
+        "exposure": _exposure(pointing, exptype, Readout()),
+        "photometry": _photometry(filter_name),
+        "cal_step": dict.fromkeys(_DONE, "COMPLETE"),
+    }
+    model.update({"meta": meta})
+    gwcs = wcs.build(pointing, filter_name, subarray)
+    model.meta.wcs = gwcs
+    model.meta.wcsinfo.instance.update(wcs.fits_wcs(gwcs), **_aim(pointing, subarray, gwcs))
+
+
+def describe_counts(
+    model: datamodels.JwstDataModel,
+    pointing: Pointing,
+    *,
+    suffix: str,
+    readout: Readout,
+    filter_name: str,
+    subarray: str,
+    exptype: str,
+    target: tuple[float, float],
+) -> None:
+    """Fill in the metadata of an exposure before its second stage: where it looks, but no gWCS and no MJy.
+
+    Parameters
+    ----------
+    model : JwstDataModel
+        Changed in place.
+    pointing : Pointing
+        The nominal pointing: what the file believes.
+    suffix : str
+        End of the file name: "uncal", "ramp", "rate" or "rateints". The last two are in DN/s and have their
+        first stage behind them.
+    readout : Readout
+        Integrations and groups.
+    filter_name, subarray, exptype : str
+        Values of FILTER, SUBARRAY and EXP_TYPE.
+    target : tuple of float
+        Target position ra, dec [deg].
+    """
+    fitted = suffix.startswith("rate")
+    meta = _origin(pointing, filter_name, subarray, target) | {
+        "filename": f"{pointing.name}_{suffix}.fits",
+        "exposure": _exposure(pointing, exptype, readout),
+        "cal_step": dict.fromkeys(_DONE_BY_DETECTOR1 if fitted else (), "COMPLETE"),
+    }
+    if fitted:
+        meta |= {"bunit_data": "DN/s", "bunit_err": "DN/s"}
+    model.update({"meta": meta})
+    gwcs = wcs.build(pointing, filter_name, subarray)
+    model.meta.wcsinfo.instance.update(_aim(pointing, subarray, gwcs))
+
+
+def _origin(pointing: Pointing, filter_name: str, subarray: str, target: tuple[float, float]) -> dict:
+    """Say what every product of an exposure says."""
+    return {
+        "telescope": "JWST",
+        "origin": "miri_steps.simulate",
+        "time_sys": "UTC",
+        "time_unit": "s",
         "instrument": _instrument(filter_name),
-        "exposure": _exposure(pointing, exptype),
-        "subarray": _subarray(subarray),
+        "subarray": readout_window(subarray),
         "observation": _observation(pointing),
         "program": {"title": "Simulated field", "pi_name": "Simulated", "category": "CAL"},
         "visit": _visit(pointing),
@@ -72,30 +141,25 @@ def describe(
         "velocity_aberration": _velocity_aberration(pointing),
         "pointing": _pointing(pointing, subarray),
         "coordinates": {"reference_frame": "ICRS"},
-        "photometry": _photometry(filter_name),
-        "cal_step": dict.fromkeys(_DONE, "COMPLETE"),
         "calibration_software_version": "1.20.2",
         "calibration_software_revision": "RELEASE",
     }
-    model.update({"meta": meta})
-    _attach_wcs(model, pointing, filter_name, subarray)
 
 
-def _attach_wcs(model: datamodels.ImageModel, pointing: Pointing, filter_name: str, subarray: str) -> None:
+def _aim(pointing: Pointing, subarray: str, gwcs: object) -> dict:
+    """Give the reference point on the sky and in the telescope: what assign_wcs builds the gWCS from."""
     v2, v3 = wcs.reference_point(subarray)
-    model.meta.wcs = wcs.build(pointing, filter_name, subarray)
-    model.meta.wcsinfo.instance.update(
-        wcs.fits_wcs(model.meta.wcs),
-        ra_ref=pointing.ra,
-        dec_ref=pointing.dec,
-        roll_ref=pointing.pa_v3,
-        v2_ref=v2,
-        v3_ref=v3,
-        v3yangle=V3_IDEAL_ANGLE,
-        vparity=V_IDEAL_PARITY,
-        velosys=0.0,
-        s_region=wcs.s_region(model.meta.wcs),
-    )
+    return {
+        "ra_ref": pointing.ra,
+        "dec_ref": pointing.dec,
+        "roll_ref": pointing.pa_v3,
+        "v2_ref": v2,
+        "v3_ref": v3,
+        "v3yangle": V3_IDEAL_ANGLE,
+        "vparity": V_IDEAL_PARITY,
+        "velosys": 0.0,
+        "s_region": wcs.s_region(gwcs),
+    }
 
 
 def _instrument(filter_name: str) -> dict:
@@ -109,30 +173,29 @@ def _instrument(filter_name: str) -> dict:
     }
 
 
-def _exposure(pointing: Pointing, exptype: str) -> dict:
+def _exposure(pointing: Pointing, exptype: str, readout: Readout) -> dict:
     times = {}
-    for name, seconds in (("start", 0.0), ("mid", EXPOSURE_TIME / 2), ("end", EXPOSURE_TIME)):
+    length = readout.exposure_time
+    for name, seconds in (("start", 0.0), ("mid", length / 2), ("end", length)):
         utc = pointing.start_time + seconds / _DAY
         times |= {f"{name}_time": utc, f"{name}_time_mjd": utc}
         times[f"{name}_time_tdb"] = utc + _TDB_AHEAD / _DAY
-    lengths = dict.fromkeys(
-        ("integration_time", "exposure_time", "effective_exposure_time", "elapsed_exposure_time"),
-        EXPOSURE_TIME,
-    )
+    lengths = dict.fromkeys(("exposure_time", "effective_exposure_time", "elapsed_exposure_time"), length)
     return {
         "type": exptype,
         "count": pointing.n_dithers,
         "readpatt": "FASTR1",
-        "nints": 1,
-        "ngroups": N_GROUPS,
+        "nints": readout.nints,
+        "ngroups": readout.ngroups,
         "nframes": 1,
         "groupgap": 0,
         "nsamples": 1,
         "sample_time": 10.0,
-        "frame_time": GROUP_TIME,
-        "group_time": GROUP_TIME,
-        "duration": EXPOSURE_TIME,
-        "measurement_time": EXPOSURE_TIME,
+        "frame_time": readout.group_time,
+        "group_time": readout.group_time,
+        "integration_time": length / readout.nints,
+        "duration": length,
+        "measurement_time": length,
         "frame_divisor": 1,
         "noutputs": 4,
         "nresets_between_ints": 1,
@@ -146,7 +209,8 @@ def _exposure(pointing: Pointing, exptype: str) -> dict:
     }
 
 
-def _subarray(name: str) -> dict:
+def readout_window(name: str) -> dict:
+    """Describe a readout window as ``meta.subarray`` does."""
     window = detector.SUBARRAYS[name]
     return {"name": name, "fastaxis": 1, "slowaxis": 2, **window._asdict()}
 

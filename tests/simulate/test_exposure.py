@@ -146,6 +146,61 @@ def test_cosmic_rays_hit_without_a_flag():
     assert (model.dq == 0).all()
 
 
+def test_hot_pixels_add_the_same_to_every_exposure():
+    plan = grid(RA, DEC, n=(2, 1))
+    settings = {"subarray": "SUB256", "noise": 0.1, "cosmic_rays": 0.01, "seed": 3}
+    plain, warm = (observe(EMPTY, plan, "F770W", sky=2.0, hot_pixels=f, **settings) for f in (0.0, 0.02))
+    usable = plain.flags == 0
+    assert (plain.hot == 0).all()
+    assert (warm.hot > 0)[usable].mean() == pytest.approx(0.02, rel=0.1)
+    assert (warm.hot[~usable] == 0).all()
+    for before, after in zip(plain, warm, strict=True):
+        assert_array_equal(after.dq, before.dq)
+        assert_array_equal(after.err, before.err)
+        assert_allclose((after.data - before.data)[usable], 0.1 * warm.hot[usable], rtol=0, atol=1e-5)
+        cold = usable & (warm.hot == 0)
+        assert_array_equal(after.data[cold], before.data[cold])
+
+
+def test_heights_of_hot_pixels_are_even_in_the_logarithm():
+    height = observe(EMPTY, [POINTING], "F770W", hot_pixels=0.05, hot_sigma=(2.0, 200.0)).hot
+    height = height[height > 0]
+    assert height.min() >= 2
+    assert height.max() <= 200
+    assert_allclose(np.histogram(np.log10(height / 2), 4, (0, 2))[0] / height.size, 0.25, atol=0.01)
+
+
+def test_dead_pixels_see_no_light():
+    parameters = {"sky": 5.0, "pattern": dome(1.0), "subarray": "SUB256", "hot_pixels": 0.05}
+    observation = observe(five_stars(2.0), [POINTING], "F770W", dead_pixels=0.03, **parameters)
+    model, dead = observation[0], observation.dead
+    assert dead[observation.flags == 0].mean() == pytest.approx(0.03, rel=0.1)
+    assert not (dead & (observation.hot > 0)).any()
+    assert not (dead & (observation.flags != 0)).any()
+    assert (model.dq[dead] == 0).all()
+    assert np.mean((model.data / model.err)[dead] ** 2) == pytest.approx(1.0, abs=0.1)
+    alive = observe(five_stars(2.0), [POINTING], "F770W", **parameters)
+    assert not alive.dead.any()
+    assert_array_equal(alive.hot, observation.hot)
+    assert_array_equal(alive[0].data[~dead], model.data[~dead])
+
+
+def test_hot_pixels_belong_to_the_detector():
+    parameters = {"hot_pixels": 0.01, "dead_pixels": 0.01, "bad_pixels": 0.0}
+    full, part = (
+        observe(EMPTY, [POINTING], "F770W", subarray=subarray, **parameters)
+        for subarray in ("FULL", "BRIGHTSKY")
+    )
+    window = detector.SUBARRAYS["BRIGHTSKY"].slices
+    assert_array_equal(part.hot, full.hot[window])
+    assert_array_equal(part.dead, full.dead[window])
+    outside = ~detector.region_mask(["imager", "lyot", "4qpm"])
+    assert not full.hot[outside].any()
+    assert not full.dead[outside].any()
+    other = observe(EMPTY, [POINTING], "F770W", seed=1, **parameters)
+    assert (other.hot != full.hot).any()
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -155,6 +210,10 @@ def test_cosmic_rays_hit_without_a_flag():
         ({"pattern": np.zeros((4, 4))}, r"\(1024, 1032\), got \(4, 4\)"),
         ({"noise": -1}, "noise must be at least 0 MJy/sr, got -1"),
         ({"bad_pixels": 1.5}, "bad_pixels must be a fraction"),
+        ({"hot_pixels": -0.1}, "hot_pixels must be a fraction of 0 to 1, got -0.1"),
+        ({"hot_sigma": (5.0, 1.0)}, r"hot_sigma must be 0 < lowest <= highest, got \(5.0, 1.0\)"),
+        ({"dead_pixels": 1.0}, "dead_pixels must be a fraction of 0 to 1, got 1.0"),
+        ({"hot_pixels": 0.75, "dead_pixels": 0.5}, "at most 1 together, got 1.25"),
         ({"regions": "moon"}, "regions must be among"),
     ],
 )

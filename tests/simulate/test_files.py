@@ -93,6 +93,7 @@ def test_truth_is_told(field):
     np.testing.assert_array_equal(
         fits.getdata(association.parent / "field_pattern.fits"), observation.pattern
     )
+    assert not (association.parent / "field_hot.fits").exists()
     stars = Table.read(association.parent / "field_refcat.ecsv")
     np.testing.assert_allclose(stars["RA"], observation.scene.stars["ra"])
 
@@ -101,6 +102,17 @@ def test_nothing_is_overwritten(field):
     observation, association = field
     with pytest.raises(FileExistsError, match="is there already"):
         write(observation, association.parent, product="field")
+
+
+def test_unflagged_pixels_are_told(tmp_path):
+    parameters = {"hot_pixels": 0.02, "dead_pixels": 0.01, "subarray": "SUB64", "regions": "lyot"}
+    observation = observe(Scene(RA, DEC), grid(RA, DEC, n=(1, 1)), "F770W", **parameters)
+    folder = write(observation, tmp_path, product="field").parent
+    with fits.open(folder / "field_hot.fits") as hdus:
+        np.testing.assert_allclose(hdus["HOT"].data, observation.hot, rtol=1e-6)
+        np.testing.assert_array_equal(hdus["DEAD"].data > 0, observation.dead)
+    assert observation.hot.any()
+    assert observation.dead.any()
 
 
 def test_layout_is_that_of_a_real_file(shared_data, tmp_path):
