@@ -2,17 +2,49 @@
 
 import json
 import logging
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from jwst.datamodels import ModelContainer, ModelLibrary
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps.plugin import get_steps
 
-__all__ = ["MiriStep", "as_library", "is_exposure_file"]
+__all__ = ["Exposure", "MiriStep", "as_library", "check_file", "is_exposure_file", "list_exposures"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
+
+
+@dataclass
+class Exposure:
+    """
+    What is kept of an exposure while the others are read.
+
+    Parameters
+    ----------
+    index : int
+        Its place in the library.
+    path : Path
+        Its file, as far as it has one.
+    group : str
+        Its ``group_id``.
+    meta : dict
+        Its metadata as far as they are used, keyed ``meta.a.b``.
+    """
+
+    index: int
+    path: Path
+    group: str
+    meta: dict
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        return self.path.name
 
 
 class MiriStep(Step):
@@ -47,6 +79,31 @@ class MiriStep(Step):
             if name.endswith(f"_{alias}"):
                 return name.removesuffix(f"_{alias}"), "_"
         return super().remove_suffix(name)
+
+    def open_input(self, given):
+        """
+        Open what a Step was given, as a copy where it is an open model.
+
+        Parameters
+        ----------
+        given : str, Path, dict, list, tuple, JwstDataModel, ModelContainer or ModelLibrary
+            Input of the Step.
+
+        Returns
+        -------
+        JwstDataModel, ModelContainer, ModelLibrary, str, Path, dict or list
+            A file of one exposure is opened; associations and lists of names stay as they are.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the file of one exposure is missing or truncated.
+        """
+        if is_exposure_file(given):
+            check_file(given)
+        if isinstance(given, tuple):
+            given = list(given)
+        return self.prepare_output(given, open_models=is_exposure_file(given))
 
     def name_products(self, inputs: list[Path]) -> None:
         """
@@ -101,6 +158,40 @@ def is_exposure_file(given: object) -> bool:
     return isinstance(given, str | Path) and Path(given).suffix.lower() in (".fits", ".asdf")
 
 
+def check_file(path: str | Path) -> None:
+    """
+    Refuse a file that is missing or not whole, from its headers alone.
+
+    Parameters
+    ----------
+    path : str or Path
+        File of an exposure.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is a FITS file in name only, or shorter than its headers say.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must be the file of an exposure, but there is no such file")
+    if path.suffix.lower() != ".fits":
+        return
+    try:
+        with warnings.catch_warnings():
+            # The error below says it with both sizes.
+            warnings.filterwarnings("ignore", "File may have been truncated", AstropyUserWarning)
+            with fits.open(path) as hdus:
+                end = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdus))
+    except OSError as error:
+        raise ValueError(f"{path} must be a FITS file, but cannot be read: {error}") from error
+    size = path.stat().st_size
+    if size < end:
+        raise ValueError(f"{path} is truncated: it must have {end} bytes by its headers, got {size}")
+
+
 def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
     """
     Put whatever a Step was given into a library.
@@ -119,27 +210,63 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
 
     Raises
     ------
+    FileNotFoundError
+        If a file is missing.
     ValueError
-        If an association writes an ``exptype`` in capitals: its exposures would be left out.
+        If a file is truncated, or an association writes an ``exptype`` in capitals: its exposures
+        would be left out.
     """
     on_disk = not in_memory
     if isinstance(opened, ModelLibrary):
         return opened
     if isinstance(opened, str | Path | dict):
-        _name_left_out(opened)
+        _check_members(opened)
     if isinstance(opened, ModelContainer):
         opened, on_disk = list(opened), False
     elif isinstance(opened, JwstDataModel):
         opened, on_disk = [opened], False
     elif isinstance(opened, list | tuple):
+        for name in opened:
+            check_file(name)
         files = [{"expname": str(Path(name).resolve()), "exptype": "science"} for name in opened]
         opened = {"products": [{"members": files}]}
     return ModelLibrary(opened, asn_exptypes=["science"], on_disk=on_disk)
 
 
-def _name_left_out(association):
-    """Log the members that are no science exposures; they need not be images."""
+def list_exposures(library: ModelLibrary, used: tuple[str, ...]) -> list[Exposure]:
+    """
+    List the science exposures in the order of their names, so that the order given changes nothing.
+
+    Parameters
+    ----------
+    library : ModelLibrary
+        The exposures; only their headers are read.
+    used : tuple of str
+        Beginnings of the metadata to keep, ``meta.a``. The rest, logs above all, would pile up over a
+        thousand exposures.
+
+    Returns
+    -------
+    list of Exposure
+        Members of other types are left out and named in the log.
+    """
+    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
+    listed = []
+    for index, entry in enumerate(library.asn["products"][0]["members"]):
+        path = folder / entry["expname"]
+        if entry["exptype"].lower() != "science":
+            log.info("%s is of type %s: it is left as it is.", path.name, entry["exptype"])
+            continue
+        meta = {key: value for key, value in library.read_metadata(index).items() if key.startswith(used)}
+        listed.append(Exposure(index, path, entry["group_id"], meta))
+    return sorted(listed, key=lambda exposure: (exposure.name, exposure.index))
+
+
+def _check_members(association):
+    """Look at the files of the science exposures, and log the other members; they need not be images."""
+    folder = Path()
     if not isinstance(association, dict):
+        folder = Path(association).parent
         association = json.loads(Path(association).read_text())
     for product in association["products"][:1]:
         for member in product["members"]:
@@ -147,5 +274,7 @@ def _name_left_out(association):
                 raise ValueError(
                     f"exptype of {member['expname']} must be in lower case, got {member['exptype']!r}"
                 )
-            if member["exptype"] != "science":
+            if member["exptype"] == "science":
+                check_file(folder / member["expname"])
+            else:
                 log.info("%s is of type %s and takes no part.", member["expname"], member["exptype"])

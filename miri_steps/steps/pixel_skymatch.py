@@ -15,7 +15,7 @@ from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.differences import Clipping
 from miri_steps.algorithms.sky_cells import PixelMap
 from miri_steps.steps import sky_checks, sky_products
-from miri_steps.steps.base import MiriStep, as_library, is_exposure_file
+from miri_steps.steps.base import MiriStep, as_library
 from miri_steps.steps.sky_members import corners, list_members
 
 __all__ = ["PixelSkyMatchStep"]
@@ -92,10 +92,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             before in a way that does not fit the parameters.
         """
         cores = workers.count(self.maximum_cores)
-        if isinstance(input_models, tuple):
-            input_models = list(input_models)
         detector.check_regions(self.exclude_regions)
-        opened = self.prepare_output(input_models, open_models=is_exposure_file(input_models))
+        opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
         members = list_members(library)
         matches = self.skymethod in ("match", "global+match")

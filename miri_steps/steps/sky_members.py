@@ -2,19 +2,19 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jwst.datamodels import ModelLibrary
 
 from miri_steps import exposures
 from miri_steps.algorithms.sky_cells import SkyCells
+from miri_steps.steps.base import Exposure, list_exposures
 
 __all__ = ["Member", "corners", "list_members"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
-# What is read of the metadata; the rest, logs above all, would pile up over a thousand exposures.
+# What is read of the metadata.
 _USED = tuple(
     f"meta.{name}"
     for name in (
@@ -30,20 +30,12 @@ _USED = tuple(
 
 
 @dataclass
-class Member:
+class Member(Exposure):
     """
-    What is kept of an exposure while the others are read.
+    An exposure while the sky is matched.
 
     Parameters
     ----------
-    index : int
-        Its place in the library.
-    path : Path
-        Its file, as far as it has one.
-    group : str
-        Its ``group_id``.
-    meta : dict
-        Its metadata as far as they are used, keyed ``meta.a.b``.
     cells : SkyCells, optional
         The exposure on the sky grid, until it is matched.
     cell_size : float, optional
@@ -56,20 +48,11 @@ class Member:
         Why there is none.
     """
 
-    index: int
-    path: Path
-    group: str
-    meta: dict
     cells: SkyCells | None = None
     cell_size: float = 0.0
     sky: float | None = None
     level: float | None = None
     problem: str = "overlaps no other exposure"
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.path.name
 
     @property
     def unit(self) -> str:
@@ -96,16 +79,7 @@ def list_members(library: ModelLibrary) -> list[Member]:
     list of Member
         Members of other types are left out and named in the log.
     """
-    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
-    listed = []
-    for index, entry in enumerate(library.asn["products"][0]["members"]):
-        path = folder / entry["expname"]
-        if entry["exptype"].lower() != "science":
-            log.info("%s is of type %s: it is left as it is.", path.name, entry["exptype"])
-            continue
-        meta = {key: value for key, value in library.read_metadata(index).items() if key.startswith(_USED)}
-        listed.append(Member(index, path, entry["group_id"], meta))
-    return sorted(listed, key=lambda member: (member.name, member.index))
+    return [Member(**vars(exposure)) for exposure in list_exposures(library, _USED)]
 
 
 def corners(members: list[Member]) -> np.ndarray:
