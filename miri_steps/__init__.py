@@ -9,9 +9,10 @@ __version__ = _version("miri-steps")
 # this package on every start, and jwst takes seconds to import.
 _STEPS = {
     "PixelSkyMatchStep": "miri_steps.steps.pixel_skymatch",
+    "RateFromRateintsStep": "miri_steps.steps.rate_from_rateints",
 }
 
-__all__ = ["PixelSkyMatchStep", "__version__"]  # noqa: F822 (found by __getattr__)
+__all__ = ["PixelSkyMatchStep", "RateFromRateintsStep", "__version__"]  # noqa: F822 (found by __getattr__)
 
 
 def __getattr__(name):

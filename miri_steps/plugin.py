@@ -17,4 +17,5 @@ def get_steps() -> list[tuple[str, str, bool]]:
     """
     return [
         ("miri_steps.PixelSkyMatchStep", "pixel_skymatch", False),
+        ("miri_steps.RateFromRateintsStep", "rate_from_rateints", False),
     ]

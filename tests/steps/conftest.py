@@ -11,7 +11,7 @@ import pytest
 from jwst import datamodels
 from jwst.datamodels import ModelLibrary
 
-from miri_steps.simulate import Scene, dome, grid, mosaic, observe, write
+from miri_steps.simulate import Scene, dome, grid, integrate, mosaic, observe, wcs, write
 
 RA, DEC = 83.6, -69.1
 PLANES = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
@@ -124,6 +124,41 @@ def fullframe(folder):
     )
 
 
+@pytest.fixture(scope="session")
+def integrated(folder):
+    """Four rates of three integrations each, hit by cosmic rays; they know where they look."""
+    place = folder / "integrated"
+    plan = grid(RA, DEC, n=(2, 2), step=9.0, per_visit=2)
+    scene = Scene(RA, DEC).with_emission(2.0, radius=40, seed=8)
+    observation = observe(scene, plan, "F770W", sky=[3.0, 3.4, 2.7, 3.9], subarray="SUB128")
+    for number, pointing in enumerate(plan):
+        exposure = integrate(observation, number, nints=3, cosmic_rays=0.05)
+        exposure.rate.meta.wcs = wcs.build(pointing, "F770W", "SUB128")
+        exposure.write(place)
+    members = [{"expname": path.name, "exptype": "science"} for path in sorted(place.glob("*_rate.fits"))]
+    association = place / "field_asn.json"
+    association.write_text(
+        json.dumps({"asn_id": "a3001", "products": [{"name": "field", "members": members}]})
+    )
+    visit = np.array([pointing.visit_id for pointing in plan])
+    return Field(association, observation.sky, None, visit)
+
+
+@pytest.fixture(scope="session")
+def spotted(folder):
+    """Four dithers with hot and dead pixels, flagged ones and others, and cosmic rays."""
+    return make(
+        folder / "spotted",
+        mosaic(RA, DEC, tiles=(1, 1), dithers=4, dither_step=2.5),
+        sky=[3.0, 3.4, 2.7, 3.9],
+        scene=Scene(RA, DEC).with_stars(20, radius=25, seed=9),
+        subarray="SUB256",
+        hot_pixels=0.005,
+        dead_pixels=0.001,
+        cosmic_rays=1e-3,
+    )
+
+
 @pytest.fixture
 def opened():
     """Open exposures in memory; they are closed when the test is over."""
@@ -185,7 +220,9 @@ def planes_of():
 
     def planes(result):
         return {
-            model.meta.filename: {name: np.array(getattr(model, name)) for name in PLANES}
+            model.meta.filename: {
+                name: np.array(getattr(model, name)) for name in PLANES if getattr(model, name) is not None
+            }
             for model in each(result)
         }
 
