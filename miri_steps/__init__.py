@@ -8,11 +8,12 @@ __version__ = _version("miri-steps")
 # A Step is imported when it is first asked for: `strun` and `miri-steps` read
 # this package on every start, and jwst takes seconds to import.
 _STEPS = {
+    "MedianHotPixelStep": "miri_steps.steps.median_hot_pixel",
     "PixelSkyMatchStep": "miri_steps.steps.pixel_skymatch",
     "RateFromRateintsStep": "miri_steps.steps.rate_from_rateints",
 }
 
-__all__ = ["PixelSkyMatchStep", "RateFromRateintsStep", "__version__"]  # noqa: F822 (found by __getattr__)
+__all__ = ["MedianHotPixelStep", "PixelSkyMatchStep", "RateFromRateintsStep", "__version__"]  # noqa: F822 (found by __getattr__)
 
 
 def __getattr__(name):

@@ -16,6 +16,7 @@ def get_steps() -> list[tuple[str, str, bool]]:
         The importable name of each class, its alias, and whether it is a Pipeline.
     """
     return [
+        ("miri_steps.MedianHotPixelStep", "median_hot_pixel", False),
         ("miri_steps.PixelSkyMatchStep", "pixel_skymatch", False),
         ("miri_steps.RateFromRateintsStep", "rate_from_rateints", False),
     ]

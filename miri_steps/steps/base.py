@@ -50,6 +50,31 @@ class Exposure:
 class MiriStep(Step):
     """A Step whose products carry its alias as their one suffix, however often it runs."""
 
+    @classmethod
+    def build_config(cls, input, **kwargs):  # noqa: A002
+        """
+        Read parameters, once the files to be worked on have been looked at.
+
+        Before any Step runs, jwst asks its first file for the parameters that CRDS keeps, and
+        fails on one that is not whole without naming it.
+
+        Parameters
+        ----------
+        input : str, Path, list, dict, JwstDataModel, ModelContainer or ModelLibrary
+            Input of the Step.
+        **kwargs
+            As in every Step.
+
+        Returns
+        -------
+        ConfigObj, str
+            The parameters, and the file they came from.
+        """
+        for item in input if isinstance(input, list | tuple) else [input]:
+            if is_exposure_file(item):
+                check_file(item)
+        return super().build_config(input, **kwargs)
+
     def default_suffix(self):
         """
         Name the suffix of this Step's products.
@@ -172,7 +197,7 @@ def check_file(path: str | Path) -> None:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is a FITS file in name only, or shorter than its headers say.
+        If it is a FITS file in name only, or its size is not what its headers say.
     """
     path = Path(path)
     if not path.is_file():
@@ -182,13 +207,14 @@ def check_file(path: str | Path) -> None:
     try:
         with warnings.catch_warnings():
             # The error below says it with both sizes.
-            warnings.filterwarnings("ignore", "File may have been truncated", AstropyUserWarning)
+            warnings.simplefilter("ignore", AstropyUserWarning)
             with fits.open(path) as hdus:
                 end = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdus))
     except OSError as error:
         raise ValueError(f"{path} must be a FITS file, but cannot be read: {error}") from error
     size = path.stat().st_size
-    if size < end:
+    # Of a file that is cut inside a header astropy lists what comes before, so that bytes are left over.
+    if size != end:
         raise ValueError(f"{path} is truncated: it must have {end} bytes by its headers, got {size}")
 
 

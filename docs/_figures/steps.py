@@ -1,0 +1,89 @@
+"""
+Draw the before and after pictures of the pages of the Steps.
+
+    python docs/_figures/steps.py median_hot_pixel rate_from_rateints
+
+The fields are simulated, the mosaics are made by strun calwebb_image3; it takes minutes.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+# jwst asks CRDS for parameters on every Step it builds unless told not to.
+os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
+import matplotlib.pyplot as plt
+from astropy.io import fits
+
+from miri_steps import simulate
+
+STATIC = Path(__file__).parents[1] / "_static"
+SKY = 4.0
+
+
+def strun(folder: Path, *arguments: str) -> None:
+    """Run strun in a folder."""
+    program = Path(sys.executable).with_name("strun")
+    subprocess.run([program, *arguments], cwd=folder, check=True)
+
+
+def mosaic(folder: Path, association: Path, name: str, *arguments: str) -> np.ndarray:
+    """Make a mosaic of an association by calwebb_image3."""
+    skipped = [f"--steps.{step}.skip=true" for step in ("tweakreg", "skymatch", "source_catalog")]
+    strun(folder, "calwebb_image3", str(association), f"--output_file={name}", *skipped, *arguments)
+    return fits.getdata(folder / f"{name}_i2d.fits", "SCI")
+
+
+def show(axis: plt.Axes, image: np.ndarray, title: str, low: float, high: float) -> None:
+    """Draw an image without axes, blue where there is nothing."""
+    axis.set_facecolor("tab:blue")
+    axis.imshow(image, origin="lower", cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axis.set(title=title, xticks=[], yticks=[])
+
+
+def median_hot_pixel() -> None:
+    """Show what hot pixels and holes leave in the mosaic of two dithers, and what the Step makes of them."""
+    scene = simulate.Scene(80.0, -69.5).with_stars(800, radius=60.0, flux=(0.0005, 0.1), seed=2)
+    plan = simulate.mosaic(80.0, -69.5, tiles=(1, 1), dithers=2, dither_step=5.0)
+    field = simulate.observe(
+        scene, plan, "F560W", sky=SKY, hot_pixels=0.005, dead_pixels=0.001, subarray="BRIGHTSKY"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        association = simulate.write(field, folder / "field", product="field").resolve()
+        before = mosaic(folder, association, "stock")
+        hook = "--steps.tweakreg.pre_hooks=miri_steps.MedianHotPixelStep,"
+        after = mosaic(folder, association, "repaired", hook)
+    middle = tuple(slice(n // 2 - 100, n // 2 + 100) for n in before.shape)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
+    for axis, image, title in zip(axes, (before, after), ("stock", "median_hot_pixel"), strict=True):
+        show(axis, image[middle], title, SKY - 0.2, SKY + 0.8)
+    figure.savefig(STATIC / "median_hot_pixel.png", dpi=100)
+
+
+def rate_from_rateints() -> None:
+    """Show eight integrations of which cosmic rays hit 5 %, averaged by ramp_fit's rule and by the Step."""
+    from miri_steps import RateFromRateintsStep
+
+    scene = simulate.Scene(80.0, -69.5).with_stars(150, radius=20.0, flux=(0.0005, 0.1), seed=2)
+    plan = simulate.mosaic(80.0, -69.5, tiles=(1, 1), dithers=1)
+    field = simulate.observe(scene, plan, "F770W", sky=SKY, subarray="SUB256")
+    exposure = simulate.integrate(field, 0, nints=8, cosmic_rays=0.05, seed=1)
+    images = [RateFromRateintsStep.call(exposure.rateints, combine=how).data for how in ("ivar", "clip")]
+    low, high = (np.nanpercentile(exposure.truth, 50) + shift for shift in (-0.5, 3.0))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
+    titles = ("weighted mean, as jwst 3.0 does", "combine = clip")
+    for axis, image, title in zip(axes, images, titles, strict=True):
+        show(axis, image, title, low, high)
+    figure.savefig(STATIC / "rate_from_rateints.png", dpi=100)
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or ("median_hot_pixel", "rate_from_rateints"):
+        {"median_hot_pixel": median_hot_pixel, "rate_from_rateints": rate_from_rateints}[chosen]()

@@ -1,0 +1,115 @@
+"""Find the pixels that sources cover."""
+
+import warnings
+
+import numpy as np
+from astropy.stats import gaussian_fwhm_to_sigma
+from photutils.background import Background2D, MedianBackground
+from photutils.segmentation import detect_sources
+from photutils.utils.exceptions import NoDetectionsWarning
+from scipy import ndimage
+
+__all__ = ["grow", "segment", "with_margin"]
+
+# Side of a box of the background: wider than any star [FWHM], and not too small for statistics [pixel].
+_BOX, _LEAST_BOX = 12, 64
+# Smoothing that joins the pixels of a source and does not spill over its edges [FWHM].
+_SMOOTHING = 0.5
+# A source covers at least half of a star's area above half maximum, and more than a pair of pixels.
+_AREA, _LEAST_AREA = 0.5, 3
+
+
+def segment(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> np.ndarray:
+    """
+    Find the pixels that sources cover.
+
+    The background is a mesh of medians. What is left is smoothed with half a star's width and cut at
+    `sigma` times the noise of a pixel: its error, or the roughness of the background, whichever is
+    larger. What is fainter than a pixel's noise cannot change what one says of the pixel.
+
+    Parameters
+    ----------
+    data : ndarray
+        Image, shape (ny, nx), NaN where a pixel must not be used. Hot pixels must have been taken
+        out: smoothing makes stars of them.
+    err : ndarray
+        Standard deviation of each pixel, same shape and unit.
+    fwhm : float
+        Width of a star at half maximum [pixel].
+    sigma : float
+        Limit of the smoothed light [standard deviations of a pixel].
+
+    Returns
+    -------
+    ndarray
+        True on sources, holes in them included, shape (ny, nx).
+
+    Notes
+    -----
+    Emission smoother than the mesh (12 FWHM, at least 64 pixels) belongs to the background.
+    """
+    unknown = ~np.isfinite(data)
+    if unknown.all():
+        return np.zeros(data.shape, bool)
+    box = tuple(min(max(_LEAST_BOX, round(_BOX * fwhm)), n) for n in data.shape)
+    mesh = Background2D(
+        data,
+        box,
+        mask=unknown,
+        # A box with a tenth of its pixels is enough: bars cut through many.
+        exclude_percentile=90,
+        bkg_estimator=MedianBackground(),
+    )
+    width = _SMOOTHING * fwhm * gaussian_fwhm_to_sigma
+    smooth = ndimage.gaussian_filter(np.where(unknown, 0, data - mesh.background), width)
+    # One roughness per box will do; splines between them would take longer than all the rest.
+    rough = np.kron(mesh.background_rms_mesh, np.ones(box, np.float32))[: data.shape[0], : data.shape[1]]
+    noise = np.fmax(err, rough)
+    area = max(_LEAST_AREA, round(_AREA * fwhm**2))
+    with warnings.catch_warnings():
+        # An empty sky is nothing to be warned of.
+        warnings.simplefilter("ignore", NoDetectionsWarning)
+        segments = detect_sources(smooth, sigma * noise, area, mask=unknown)
+    if segments is None:
+        return np.zeros(data.shape, bool)
+    return ndimage.binary_fill_holes(segments.data > 0)
+
+
+def with_margin(inside: np.ndarray, alone: np.ndarray) -> np.ndarray:
+    """
+    Add the pixels beside sources to them.
+
+    Parameters
+    ----------
+    inside : ndarray
+        True on sources, shape (ny, nx).
+    alone : ndarray
+        True on pixels that stand out alone, same shape: beside a source they are not its edge.
+
+    Returns
+    -------
+    ndarray
+        The sources and their margin of one pixel.
+    """
+    return inside | (ndimage.binary_dilation(inside) & ~alone)
+
+
+def grow(mask: np.ndarray, radius: float) -> np.ndarray:
+    """
+    Add all pixels within a distance to a mask.
+
+    Parameters
+    ----------
+    mask : ndarray
+        Shape (ny, nx).
+    radius : float
+        Distance between the middles of pixels [pixel].
+
+    Returns
+    -------
+    ndarray
+        The larger mask.
+    """
+    if not mask.any():
+        return mask.copy()
+    return ndimage.distance_transform_edt(~mask) <= radius

@@ -1,0 +1,152 @@
+"""Sources that the user of `MedianHotPixelStep` names: a mask, or a catalogue."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from stdatamodels.jwst.datamodels import JwstDataModel
+
+from miri_steps import detector, exposures
+from miri_steps.algorithms import sources
+from miri_steps.algorithms.sky_cells import PixelMap
+
+__all__ = ["Catalogue", "DetectorMask", "SkyMask", "read_catalogue", "read_mask"]
+
+
+def _wcs_of(model: JwstDataModel, what: str):
+    if getattr(model.meta, "wcs", None) is None:
+        raise ValueError(f"{what} is on the sky, but {model.meta.filename} has no WCS (was assign_wcs run?)")
+    return model.meta.wcs
+
+
+@dataclass(frozen=True)
+class DetectorMask:
+    """A mask in the frame of the exposures, True on sources."""
+
+    path: Path
+    mask: np.ndarray
+
+    def covers(self, model: JwstDataModel) -> np.ndarray:
+        """Find the pixels of an exposure that sources cover, shape (ny, nx)."""
+        if model.data.shape != self.mask.shape:
+            raise ValueError(
+                f"source_mask {self.path} must have a WCS or the shape of the exposures, but it has shape "
+                f"{self.mask.shape} and {model.meta.filename} has {model.data.shape}"
+            )
+        return self.mask
+
+
+@dataclass(frozen=True)
+class SkyMask:
+    """A mask on the sky, True on sources, for instance the ``_segm`` of the pipeline."""
+
+    path: Path
+    mask: np.ndarray
+    wcs: WCS
+
+    def covers(self, model: JwstDataModel) -> np.ndarray:
+        """Find the pixels of an exposure that sources cover, shape (ny, nx)."""
+        _wcs_of(model, f"source_mask {self.path}")
+        positions = PixelMap(*exposures.pixel_mesh(model, self.wcs)).at_pixels(model.data.shape)
+        column, row = np.moveaxis(np.rint(positions).astype(int), -1, 0)
+        inside = (column >= 0) & (column < self.mask.shape[1]) & (row >= 0) & (row < self.mask.shape[0])
+        covered = np.zeros(model.data.shape, bool)
+        covered[inside] = self.mask[row[inside], column[inside]]
+        # A pixel of the mask may be smaller than one of the detector.
+        return sources.grow(covered, 1)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Positions of sources, each with a disc around it."""
+
+    path: Path
+    positions: SkyCoord
+    radius: float
+
+    def covers(self, model: JwstDataModel) -> np.ndarray:
+        """Find the pixels of an exposure that sources cover, shape (ny, nx)."""
+        wcs = _wcs_of(model, f"source_catalog {self.path}")
+        ny, nx = model.data.shape
+        radius = self.radius / detector.PIXEL_SCALE
+        middle = SkyCoord(*wcs((nx - 1) / 2, (ny - 1) / 2, with_bounding_box=False), unit="deg")
+        # Far from the detector the way back from the sky is not defined.
+        reach = (np.hypot(ny, nx) / 2 + radius) * detector.PIXEL_SCALE
+        near = self.positions[self.positions.separation(middle).arcsec < 1.1 * reach]
+        x, y = (np.atleast_1d(v) for v in wcs.invert(near.ra.deg, near.dec.deg, with_bounding_box=False))
+        # Sources beyond an edge reach into the frame.
+        margin = int(np.ceil(radius)) + 1
+        points = np.zeros((ny + 2 * margin, nx + 2 * margin), bool)
+        column, row = np.rint(x + margin).astype(int), np.rint(y + margin).astype(int)
+        inside = (column >= 0) & (column < points.shape[1]) & (row >= 0) & (row < points.shape[0])
+        points[row[inside], column[inside]] = True
+        return sources.grow(points, radius)[margin:-margin, margin:-margin]
+
+
+def read_mask(path: str | Path) -> DetectorMask | SkyMask:
+    """
+    Read a mask of sources.
+
+    Parameters
+    ----------
+    path : str or Path
+        FITS file; its first two-dimensional image is not 0 on sources. With a celestial WCS it
+        is on the sky, without in the frame of the exposures.
+
+    Returns
+    -------
+    DetectorMask or SkyMask
+        The mask.
+
+    Raises
+    ------
+    ValueError
+        If there is no such image.
+    """
+    path = Path(path)
+    with fits.open(path) as hdus:
+        image = next((hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS") == 2), None)
+        if image is None:
+            raise ValueError(f"source_mask {path} must hold a two-dimensional image, but has none")
+        mask = np.nan_to_num(image.data) != 0
+        wcs = WCS(image.header)
+    return SkyMask(path, mask, wcs) if wcs.has_celestial else DetectorMask(path, mask)
+
+
+def read_catalogue(path: str | Path, radius: float) -> Catalogue:
+    """
+    Read a catalogue of sources.
+
+    Parameters
+    ----------
+    path : str or Path
+        Table with ``sky_centroid``, as the pipeline's catalogues have it, or RA and Dec [deg].
+    radius : float
+        Radius of the disc around each source [arcsec].
+
+    Returns
+    -------
+    Catalogue
+        The sources.
+
+    Raises
+    ------
+    ValueError
+        If there are no such columns.
+    """
+    table = Table.read(path)
+    columns = {name.lower(): name for name in table.colnames}
+    if "sky_centroid" in columns:
+        positions = SkyCoord(table[columns["sky_centroid"]])
+    elif {"ra", "dec"} <= columns.keys():
+        ra, dec = (np.asarray(table[columns[key]], float) for key in ("ra", "dec"))
+        positions = SkyCoord(ra, dec, unit="deg")
+    else:
+        raise ValueError(
+            f"source_catalog {path} must have a column sky_centroid, or RA and Dec, got {table.colnames}"
+        )
+    return Catalogue(Path(path), positions.icrs, radius)
