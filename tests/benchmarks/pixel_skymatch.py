@@ -8,16 +8,9 @@ ratio means something on a noisy machine. Prints one table per case, ready for d
 The fields (30 MB per exposure) are kept in the folder and used again.
 """
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
-import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
+import common
 import numpy as np
 from astropy.table import Table
 
@@ -27,34 +20,23 @@ FOOTPRINTS = Path(__file__).parents[3] / "shared/data/exposure_footprints.ecsv"
 CENTER = 80.0, -69.5
 
 RUN = """
-import json, os, sys, time, warnings
-warnings.simplefilter("ignore")
-os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
-name, association, parameters = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-if name == "stock":
+if given["step"] == "stock":
     from jwst.skymatch import SkyMatchStep as Step
 else:
     from miri_steps import PixelSkyMatchStep as Step
 start = time.perf_counter()
-library = Step.call(association, configure_log=False, **parameters)
-seconds = time.perf_counter() - start
-# ru_maxrss is handed down by the process that started this one; VmHWM is our own.
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-peak = int(status["VmHWM"].split()[0]) / 1024
+library = Step.call(given["association"], configure_log=False, **given["parameters"])
+found["seconds"] = time.perf_counter() - start
 members = library.asn["products"][0]["members"]
-levels = {m["expname"]: library.read_metadata(i)["meta.background.level"] for i, m in enumerate(members)}
-print(json.dumps({"seconds": seconds, "peak": peak, "levels": levels}))
+found["levels"] = {
+    m["expname"]: library.read_metadata(i)["meta.background.level"] for i, m in enumerate(members)
+}
 """
 
 
 def run(step: str, association: Path, **parameters) -> dict:
     """Run one step on a field in a process of its own; level error against truth added [MJy/sr]."""
-    command = [sys.executable, "-c", RUN, step, str(association), json.dumps(parameters)]
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-    if done.returncode:
-        raise RuntimeError(f"{step} on {association} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = common.run_apart(RUN, step=step, association=str(association), parameters=parameters)
     truth = Table.read(str(association).replace("_asn.json", "_truth.ecsv"))
     levels = result.pop("levels")
     off = np.array([levels[name] for name in truth["exposure"]], float) - truth["sky"]
@@ -65,9 +47,8 @@ def run(step: str, association: Path, **parameters) -> dict:
 def table(title: str, rows: list[tuple[str, dict]]) -> None:
     """Print measured rows as an RST list table, ratios to the first row."""
     first = rows[0][1]
-    print(f"\n.. list-table:: {title}\n   :header-rows: 1\n")
     head = ("run", "level error [MJy/sr]", "time [s]", "ratio", "peak memory [GB]", "ratio")
-    lines = [head] + [
+    lines = [
         (
             label,
             f"{r['error']:.5f}",
@@ -78,9 +59,7 @@ def table(title: str, rows: list[tuple[str, dict]]) -> None:
         )
         for label, r in rows
     ]
-    for line in lines:
-        print("\n".join(f"   {'* -' if k == 0 else '  -'} {cell}" for k, cell in enumerate(line)))
-    sys.stdout.flush()
+    common.table(title, head, lines)
 
 
 def grid_field(folder: Path, name: str, side: int, step: float, pattern: np.ndarray | None = None) -> Path:
@@ -175,20 +154,5 @@ CASES = {
 }
 
 
-def main() -> None:
-    """Run the cases asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all when not given")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "miri_steps_benchmarks")
-    given = parser.parse_args()
-    unknown = set(given.cases) - set(CASES)
-    if unknown:
-        parser.error(f"cases must be of {', '.join(CASES)}, got {', '.join(sorted(unknown))}")
-    given.folder.mkdir(parents=True, exist_ok=True)
-    print(f".. jwst {version('jwst')}, python {platform.python_version()}, {os.cpu_count()} cores")
-    for case in given.cases or CASES:
-        CASES[case](given.folder)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(__doc__.splitlines()[1], CASES)
