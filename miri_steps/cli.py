@@ -77,14 +77,14 @@ def _parameters(args):
         ) from error
     except (OSError, ValueError) as error:
         raise _refused(error) from error
-    print(f"{written} written. Run it with: strun {written} asn.json")
+    print(f"{written} written. Run it with: strun {written} {parameters.input_of(args.name)}")
 
 
 def _list_parameters(output):
     if output is not None:
         raise _refused(f"-o {output} needs the NAME of the file to copy")
     for name in parameters.names():
-        print(f"{name:10s} {parameters.describe(name)}")
+        print(f"{name:18s} {parameters.describe(name)}")
 
 
 def _refused(reason):

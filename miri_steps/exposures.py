@@ -13,6 +13,7 @@ __all__ = [
     "IMAGING_TYPES",
     "add_history",
     "check_imaging",
+    "check_unresampled",
     "excluded_pixels",
     "frame_origin",
     "parse_s_region",
@@ -48,6 +49,26 @@ def check_imaging(name: str, exp_type: str | None) -> None:
         raise ValueError(
             f"EXP_TYPE of {name} must be MIRI imaging ({', '.join(IMAGING_TYPES)}), got {exp_type}"
         )
+
+
+def check_unresampled(name: str, resample: str | None) -> None:
+    """
+    Refuse a mosaic where exposures are wanted.
+
+    Parameters
+    ----------
+    name : str
+        Exposure name, for the message.
+    resample : str or None
+        Its status of the ``resample`` step.
+
+    Raises
+    ------
+    ValueError
+        If it has been resampled.
+    """
+    if resample == "COMPLETE":
+        raise ValueError(f"the input must be exposures before resample, but {name} has been through it")
 
 
 def excluded_pixels(

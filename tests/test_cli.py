@@ -72,6 +72,22 @@ def test_image3_parameters_replace_skymatch_and_nothing_else():
     assert skymatch == {"skip": True, "post_hooks": ["miri_steps.PixelSkyMatchStep"]}
 
 
+def test_each_file_says_what_its_pipeline_works_on(tmp_cwd, capsys):
+    cli.main(["parameters", "detector1"])
+
+    assert "strun miri_detector1.asdf uncal.fits" in capsys.readouterr().out
+    assert {parameters.input_of(name) for name in parameters.names()} == {"asn.json", "uncal.fits"}
+
+
+def test_image3_hot_pixels_adds_its_hook_to_those_of_image3():
+    both, image3 = (
+        config_parser.load_config_file(str(parameters.copy(name))) for name in ("image3_hot_pixels", "image3")
+    )
+
+    assert both["steps"]["skymatch"] == image3["steps"]["skymatch"]
+    assert both["steps"]["tweakreg"]["pre_hooks"] == ["miri_steps.MedianHotPixelStep"]
+
+
 def test_demo_runs_in_the_folder_it_is_given(monkeypatch, tmp_cwd):
     folders = []
     fake = ModuleType("miri_steps.demo")

@@ -33,12 +33,16 @@ class Outstanding:
 
     Parameters
     ----------
+    above, below : ndarray
+        True where a pixel is above or below its surroundings, whatever its shape, shape (ny, nx).
     hot, dead : ndarray
-        True where a pixel is above or below its surroundings, shape (ny, nx).
+        True where it is sharper than a star too.
     surroundings : ndarray
         Median of what surrounds each pixel, shape (ny, nx).
     """
 
+    above: np.ndarray
+    below: np.ndarray
     hot: np.ndarray
     dead: np.ndarray
     surroundings: np.ndarray
@@ -90,7 +94,9 @@ def find(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> Out
     ring = neighbours.gather(data, y, x, 3) - surroundings[y, x, None]
     sign = np.sign(excess[y, x, None])
     bad = _peel(y, x, excess[y, x] / noise * sign[:, 0], ring * sign / noise[:, None], data.shape, fwhm)
-    return Outstanding(bad & (excess > 0), bad & (excess < 0), surroundings)
+    above, below = np.zeros((2, *data.shape), bool)
+    above[y, x], below[y, x] = excess[y, x] > 0, excess[y, x] < 0
+    return Outstanding(above, below, bad & above, bad & below, surroundings)
 
 
 def _peel(

@@ -20,6 +20,9 @@ _PROBE = 500_000
 # A frame of fewer pixels says little: the common offset of an integration would be known to 0.1 sigma only.
 _PROBE_MIN = 256
 
+# A smaller offset [standard errors] may be chance, and is not worth moving a sample for.
+_SIGNIFICANT = 5.0
+
 # Median absolute value of a normal deviate.
 _HALF = ndtri(0.75)
 
@@ -126,8 +129,10 @@ def combine(
 
     Two properties of the exposure as a whole are no reason to reject a sample: an offset common to all
     pixels of an integration (a drift of the background, effects of the first integration), and
-    errors that are stated too small. Offsets are medians over the frame. The scatter is measured
-    in the differences of successive integrations; where it exceeds the errors, all grow by one factor.
+    errors that are stated too small. Offsets are medians over the frame; a pixel gets its share of
+    them also from the integrations that were rejected in it, so that it stays level with its
+    neighbours. The scatter is measured in the differences of successive integrations; where it exceeds
+    the errors, all grow by one factor.
 
     The variances are those of a linear estimate with normalised weights :math:`w_i`,
     :math:`f \sum_i w_i^2 v_i`, for Poisson and read noise each. The median has the weights with which
@@ -302,6 +307,10 @@ def _combine_block(x, valid, method, variances, clipping):
         factor = np.array([median_factor(n) for n in range(len(x) + 1)])[count]
     else:
         value = np.sum(weights * x, axis=0)
+    if method == "clip":
+        # What a whole integration has in common stays in the pixels in which it was rejected.
+        every = _weights(valid, count, method, noise, variances.get("var_rnoise"))
+        value += np.sum((every - weights) * clipping.offset[:, np.newaxis], axis=0)
     nothing = count == 0
     found = {"data": value} | _propagate(weights, factor, variances)
     for plane in found.values():
@@ -380,7 +389,7 @@ def _every(plane, step):
 
 def _common_offset(x, seen):
     """Find what all pixels of an integration have in common above the others."""
-    offset = np.zeros(len(x))
+    offset, scatter = np.zeros((2, len(x)))
     enough = np.count_nonzero(seen, axis=1) >= _PROBE_MIN
     count = np.count_nonzero(seen, axis=0)
     if not enough.any():
@@ -389,8 +398,10 @@ def _common_offset(x, seen):
         shifted = x - offset[:, np.newaxis]
         centre = _median(shifted, seen, count)
         for i in np.flatnonzero(enough):
-            offset[i] += np.median((shifted[i] - centre)[seen[i]])
-    return offset
+            deviation = (shifted[i] - centre)[seen[i]]
+            offset[i] += np.median(deviation)
+            scatter[i] = np.median(np.abs(deviation)) / _HALF / np.sqrt(len(deviation))
+    return np.where(np.abs(offset) > _SIGNIFICANT * scatter, offset, 0.0)
 
 
 def _noise_factor(x, noise, seen, sigma):

@@ -3,7 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["copy", "describe", "file_name", "names", "read"]
+__all__ = ["copy", "describe", "file_name", "input_of", "names", "read"]
 
 _PREFIX = "miri_"
 _SUFFIX = ".asdf"
@@ -87,6 +87,23 @@ def describe(name: str) -> str:
         The first comment of the file. The ``#ASDF`` lines above it have no space after the ``#``.
     """
     return next(line[2:] for line in read(name).splitlines() if line.startswith("# "))
+
+
+def input_of(name: str) -> str:
+    """
+    Say what the pipeline of a parameter file works on.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    str
+        The last word of the ``strun`` line in the comments of the file, for instance ``"asn.json"``.
+    """
+    return next(line for line in read(name).splitlines() if line.startswith("#     strun ")).split()[-1]
 
 
 def copy(name: str, target: str | Path | None = None) -> Path:

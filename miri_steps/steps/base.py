@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,7 +131,7 @@ class MiriStep(Step):
             given = list(given)
         return self.prepare_output(given, open_models=is_exposure_file(given))
 
-    def name_products(self, inputs: list[Path]) -> None:
+    def name_products(self, inputs: list[Path], others: Sequence[Path] = ()) -> None:
         """
         Name each product after its exposure, and stop before one would take the place of another.
 
@@ -139,7 +140,9 @@ class MiriStep(Step):
         Parameters
         ----------
         inputs : list of Path
-            Files that are read.
+            Files of the exposures.
+        others : sequence of Path, optional
+            Other files that are read.
 
         Raises
         ------
@@ -147,7 +150,7 @@ class MiriStep(Step):
             If a file is read twice, or a product of this run would be written over an input or
             over another product.
         """
-        read = [path.resolve() for path in inputs if path.exists()]
+        read = [path.resolve() for path in (*inputs, *others) if path.exists()]
         for path in read:
             if read.count(path) > 1:
                 raise ValueError(

@@ -12,7 +12,7 @@ from miri_steps.steps.hot_pixel_members import Group
 
 __all__ = ["Planes", "flag", "map_model", "repair"]
 
-_DO_NOT_USE, _HOT, _DEAD, _ESTIMATED, _SATURATED, _NON_SCIENCE, _OTHER = (
+_DO_NOT_USE, _HOT, _DEAD, _ESTIMATED, _SATURATED, _REFERENCE, _NON_SCIENCE, _OTHER = (
     np.uint32(pixel[name])
     for name in (
         "DO_NOT_USE",
@@ -20,6 +20,7 @@ _DO_NOT_USE, _HOT, _DEAD, _ESTIMATED, _SATURATED, _NON_SCIENCE, _OTHER = (
         "DEAD",
         "FLUX_ESTIMATED",
         "SATURATED",
+        "REFERENCE_PIXEL",
         "NON_SCIENCE",
         "OTHER_BAD_PIXEL",
     )
@@ -82,8 +83,8 @@ class Planes:
                 f"field that sees the sky, got 0 of {usable.size}"
             )
         imager = science & exposures.region_pixels(model, ["imager"])
-        # Where a star saturates there is light, not background.
-        hole = pixel_repair.holes(~valid, imager) & ((model.dq & _SATURATED) == 0)
+        # Where a star saturates there is light, not background; reference pixels see neither.
+        hole = pixel_repair.holes(~valid, imager) & ((model.dq & (_SATURATED | _REFERENCE)) == 0)
         data = np.where(usable, model.data, np.float32(np.nan)).astype(np.float32)
         return cls(data, _plane(model, "err"), usable, hole)
 
@@ -187,7 +188,7 @@ def map_model(group: Group) -> ImageModel:
         ``data`` counts the exposures in which a pixel stands out, ``dq`` says HOT or DEAD where these
         are enough.
     """
-    model = ImageModel((group.hot + group.dead).astype(np.float32))
+    model = ImageModel(group.count.astype(np.float32))
     model.dq = _mark(np.zeros(model.data.shape, np.uint32), group.is_hot, group.is_dead)
     first = group.members[0]
     for key, value in first.meta.items():

@@ -196,6 +196,7 @@ def _product(path, meta, shape, model=None):
             f"{path.name} must be a rate of 2 dimensions or integrations of 3, got shape {tuple(shape)}"
         )
     exposures.check_imaging(path.name, meta.get("meta.exposure.type"))
+    exposures.check_unresampled(path.name, meta.get("meta.cal_step.resample"))
     meta = {key: value for key, value in meta.items() if key.startswith(_USED)}
     return Product(path, meta, tuple(shape), model)
 

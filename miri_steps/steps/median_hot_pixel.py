@@ -1,7 +1,6 @@
 """Repair or flag hot and dead pixels where no source is."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 from jwst.datamodels import ModelContainer
@@ -48,8 +47,8 @@ class MedianHotPixelStep(MiriStep):
 
     spec = """
         mode = option('replace', 'flag', default='replace') # Replace bad pixels by the median of their neighbours, or only flag them
-        sigma = float(min=0, default=5.0) # How far a pixel must stand out of its surroundings [standard deviations]
-        min_exposures = integer(min=1, default=None) # Exposures of the same pixels in which a bad pixel must stand out; by default a third of them, at least 2
+        sigma = float(min=0.5, default=5.0) # How far a pixel must stand out of its surroundings [standard deviations]
+        min_exposures = integer(min=1, default=None) # Exposures of the same pixels in which a bad pixel must stand out; by default a third of those that can tell, at least 2
 
         # How pixels are replaced:
         window = integer(min=3, default=5) # Side of the square whose median replaces a pixel, odd [pixel]
@@ -58,7 +57,7 @@ class MedianHotPixelStep(MiriStep):
         fill_nan = boolean(default=True) # Fill holes (NaN or DO_NOT_USE) inside the imager field too?
 
         # What is protected:
-        source_sigma = float(min=0, default=5.0) # Smoothed light above which a pixel belongs to a source [standard deviations of the pixel]
+        source_sigma = float(min=0.5, default=5.0) # Smoothed light above which a pixel belongs to a source [standard deviations of the pixel]
         source_mask = string(default=None) # FITS image that is not 0 on sources, on the sky or in the frame of the exposures, to use instead
         source_catalog = string(default=None) # Table of sources with sky_centroid or RA and Dec, to use instead
         source_radius = float(min=0, default=1.0) # Radius around each source of the table [arcsec]
@@ -99,7 +98,7 @@ class MedianHotPixelStep(MiriStep):
         todo = [member for member in members if not member.is_done]
         for member in members:
             if member.is_done:
-                log.warning("Nothing is done to %s: it was done before.", member.name)
+                log.warning("Nothing is done to %s: it was done before. It takes no part.", member.name)
         groups = group_by_frame(todo, self.min_exposures)
         for group in groups:
             self._warn_of_small_dithers(group)
@@ -133,10 +132,7 @@ class MedianHotPixelStep(MiriStep):
                 raise ValueError(
                     f"FILTER of {member.name} must be one of {', '.join(detector.FWHM)}, got {member.band}"
                 )
-            if member.meta.get("meta.cal_step.resample") == "COMPLETE":
-                raise ValueError(
-                    f"the input must be exposures before resample, but {member.name} has been through it"
-                )
+            exposures.check_unresampled(member.name, member.meta.get("meta.cal_step.resample"))
 
     def _warn_of_small_dithers(self, group):
         """Say when sources stay where they are from exposure to exposure."""
@@ -156,20 +152,20 @@ class MedianHotPixelStep(MiriStep):
                 for member in group.members:
                     model = library.borrow(member.index)
                     try:
-                        hot, dead, protected = self._find(model, member, given)
+                        found, free, protected = self._find(model, member, given)
                     finally:
                         library.shelve(model, member.index, modify=False)
                     number += 1
-                    group.add(hot, dead)
-                    member.hot, member.dead = PixelSet.of(hot), PixelSet.of(dead)
+                    group.add(member, found, free)
                     member.protected = PixelSet.of(protected)
                     log.info(
-                        "%d/%d %s: %d pixels stand out above, %d below; sources cover %.1f%%",
-                        *(number, total, member.name, hot.sum(), dead.sum(), 100 * protected.mean()),
+                        "%d/%d %s: %d pixels stand out alone above, %d below; sources cover %.1f%%",
+                        *(number, total, member.name, (found.hot & free).sum(), (found.dead & free).sum()),
+                        100 * protected.mean(),
                     )
 
     def _find(self, model, member, given):
-        """Find what stands out of one exposure, and the sources that do not count."""
+        """Find what stands out of one exposure, the pixels in which that counts, and the sources."""
         planes = Planes.of(model)
         if min(planes.data.shape) < self.window:
             raise ValueError(
@@ -185,7 +181,7 @@ class MedianHotPixelStep(MiriStep):
             clean = np.where(alone, found.surroundings, planes.data)
             inside = sources.segment(clean, planes.err, fwhm=fwhm, sigma=self.source_sigma)
             protected = sources.with_margin(inside, alone)
-        return found.hot & ~protected, found.dead & ~protected, protected
+        return found, planes.usable & ~protected, protected
 
     def _write_back(self, library, groups):
         with library:
@@ -242,7 +238,8 @@ class MedianHotPixelStep(MiriStep):
     def _save_masks(self, library, groups):
         if not self.save_mask or not groups:
             return
-        product = library.asn["products"][0].get("name") or Path(groups[0].members[0].name).stem
+        first = groups[0].members[0].path.stem
+        product = library.asn["products"][0].get("name") or self.remove_suffix(first)[0]
         for group in groups:
             window = group.members[0].meta.get("meta.subarray.name") or "frame"
             name = f"{product}_{group.members[0].frame[0]}_{window}".lower()

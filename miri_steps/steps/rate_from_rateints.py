@@ -162,11 +162,15 @@ class RateFromRateintsStep(MiriStep):
 
     def _check(self, pairs, *, seen=False):
         """Refuse what cannot be done before anything is; members of a library have been looked at."""
+        if not pairs:
+            raise ValueError("the input must hold at least 1 science exposure, got 0")
         for pair in pairs:
             integration_pairs.check_pair(pair)
             if pair.rateints is not None and not (seen and pair.rate is None):
                 integration_pairs.check_samples(pair.rateints, self._method(pair))
-        self.name_products([pair.exposure.path for pair in pairs])
+        partners = [pair.rateints for pair in pairs if pair.rate is not None and pair.rateints is not None]
+        files = [partner.path for partner in partners if partner.model is None]
+        self.name_products([pair.exposure.path for pair in pairs], files)
 
     def _method(self, pair):
         return "mean" if pair.single else self.combine

@@ -219,7 +219,8 @@ def test_two_hits_of_four_are_recognised():
 
     found = integrations.combine(struck, everywhere(data), method="clip", sigma=8.0, **variances)
 
-    np.testing.assert_allclose(found.data[::4, ::4], data[[0, 3], ::4, ::4].mean(axis=0), rtol=1e-5)
+    # Hits in a sixteenth of its pixels move the level of an integration by a little.
+    np.testing.assert_allclose(found.data[::4, ::4], data[[0, 3], ::4, ::4].mean(axis=0), atol=0.1)
     assert (found.rejected[::4, ::4] == 2).all()
     assert found.rejected.sum() == 2 * found.rejected[::4, ::4].size
 
@@ -232,11 +233,11 @@ def test_hits_in_most_integrations_are_recognised_where_they_disagree():
 
     found = integrations.combine(struck, everywhere(data), method="clip", sigma=8.0, **variances)
 
-    np.testing.assert_allclose(found.data[::4, ::4], data[[0, 1, 7], ::4, ::4].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.data[::4, ::4], data[[0, 1, 7], ::4, ::4].mean(axis=0), atol=0.1)
     # Five that agree are the truth, and three below them are not.
     struck[2:7, ::4, ::4] += 100 - heights
     found = integrations.combine(struck, everywhere(data), method="clip", sigma=8.0, **variances)
-    np.testing.assert_allclose(found.data[::4, ::4], struck[2:7, ::4, ::4].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found.data[::4, ::4], struck[2:7, ::4, ::4].mean(axis=0), atol=0.1)
 
 
 def test_an_offset_of_a_whole_integration_is_no_reason_to_reject():
@@ -249,6 +250,23 @@ def test_an_offset_of_a_whole_integration_is_no_reason_to_reject():
     assert np.ptp(found.offset) == pytest.approx(43, abs=0.1)
     assert found.rejected.mean() == pytest.approx(plain.rejected.mean(), rel=0.1)
     assert np.mean(found.data) - 5 == pytest.approx(9.1, abs=0.02)
+
+
+@pytest.mark.parametrize("level", [[3, 0, 0, 0, 0, 0, 0, 0], np.arange(8) * 0.5], ids=["first", "drift"])
+def test_pixels_that_lost_a_sample_stay_level_with_the_others(level):
+    """The level of the whole integration is in all other pixels, so it must be in these."""
+    data, variances = noise(8, (300, 300), seed=21)
+    hit = np.random.default_rng(22).random(data.shape) < 0.05
+    drifted = data + np.asarray(level, np.float32)[:, None, None]
+
+    found = integrations.combine(np.where(hit, drifted + 20, drifted), everywhere(data), **variances)
+
+    pull = (found.data - 5 - np.mean(level)) / np.sqrt(found.var_poisson + found.var_rnoise)
+    struck = (found.rejected > 0) & (hit.sum(axis=0) < 4)
+    first = hit[0] & (hit.sum(axis=0) == 1)
+    assert np.std(pull[struck]) == pytest.approx(1, abs=0.06)
+    assert abs(np.mean(pull[first])) < 0.1
+    assert abs(np.mean(pull[struck]) - np.mean(pull[found.rejected == 0])) < 0.1
 
 
 def test_errors_stated_too_small_are_no_reason_to_reject():

@@ -27,7 +27,7 @@ CENTER = 80.0, -69.5
 FILTERS = ("F560W", "F770W", "F1000W", "F1500W", "F2550W")
 NOISE, SKY = 0.05, 4.0
 # Number of stars within 90 arcsec of the centre.
-DENSITIES = {"sparse": 200, "crowded": 3000}
+DENSITIES = {"sparse": 200, "crowded": 3000, "dense": 20_000}
 # Brightest pixel of the faintest and of the brightest star [sigma of an empty pixel].
 PEAKS = 0.5, 5000.0
 FAR, SEEN = 2.0, 5.0  # off sources, stricter: this many FWHM from stars with such a peak [sigma]
@@ -199,10 +199,11 @@ def share(found: dict, name: str) -> str:
 def truth(folder: Path) -> None:
     """Completeness, false detections, stars and repaired pixels against the truth."""
     detection, changes = [], []
-    fields = [(name, density, 0.0) for name in FILTERS for density in DENSITIES]
-    fields.append(("F770W", "sparse", 5.0))
-    for name, density, emission in fields:
-        observation = observe(name, DENSITIES[density], emission=emission)
+    fields = [(name, density, 4, 0.0) for name in FILTERS for density in ("sparse", "crowded")]
+    fields += [("F560W", "crowded", 2, 0.0), ("F2550W", "crowded", 2, 0.0), ("F560W", "dense", 4, 0.0)]
+    fields.append(("F770W", "sparse", 4, 5.0))
+    for name, density, dithers, emission in fields:
+        observation = observe(name, DENSITIES[density], dithers=dithers, emission=emission)
         for number, found in alone_and_together(observation).items():
             label = (name, density + (", emission" if emission else ""), number)
             detection.append(

@@ -17,7 +17,9 @@ from stdatamodels.jwst.datamodels import CubeModel, ImageModel
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from miri_steps import MedianHotPixelStep, detector
+from miri_steps.algorithms.hot_pixels import Outstanding
 from miri_steps.simulate import Scene, mosaic, observe, psf, sphere, wcs, write
+from miri_steps.steps.hot_pixel_members import Group, Member
 
 RA, DEC = 83.6, -69.1
 DO_NOT_USE, HOT, DEAD, ESTIMATED = (pixel[n] for n in ("DO_NOT_USE", "HOT", "DEAD", "FLUX_ESTIMATED"))
@@ -85,7 +87,7 @@ def at(mask):
     return [tuple(map(int, place)) for place in np.argwhere(mask)]
 
 
-# What the issue asks for
+# What it must reach
 
 
 def watch(band, stars, **settings):
@@ -871,3 +873,49 @@ def test_real_exposures_of_a_phase_mask(shared_data, planes_of, tmp_cwd, caplog)
             model.close()
     assert len(REPAIRED.findall(caplog.text)) == 9
     assert Path(files[0]).exists()
+
+
+# Who has a say
+
+
+@pytest.mark.parametrize(
+    "free, above, sharp, bad",
+    [
+        ((1, 1, 1, 1), (1, 1, 0, 0), (1, 1, 0, 0), True),
+        ((1, 1, 1, 1), (1, 1, 0, 0), (1, 0, 0, 0), True),  # sharp once is enough
+        ((1, 1, 1, 1), (1, 1, 1, 1), (0, 0, 0, 0), False),  # never sharp: part of something
+        ((1, 1, 1, 1), (1, 0, 0, 0), (1, 0, 0, 0), False),  # came once: a cosmic ray
+        ((1, 0, 0, 0), (1, 1, 1, 1), (1, 1, 1, 1), True),  # sources cover it in the others
+        ((1, 1, 0, 0), (1, 1, 1, 1), (1, 1, 1, 1), True),
+        ((1, 1, 0, 0), (1, 0, 1, 1), (1, 0, 1, 1), False),
+        ((0, 0, 0, 0), (1, 1, 1, 1), (1, 1, 1, 1), False),
+        ((1,) * 7, (1, 1) + (0,) * 5, (1, 1) + (0,) * 5, False),  # a third of seven are three
+        ((1,) * 7, (1, 1, 1) + (0,) * 4, (1,) + (0,) * 6, True),
+    ],
+)
+def test_exposures_outside_sources_decide(free, above, sharp, bad):
+    members = [Member(k, Path(f"e{k}_cal.fits"), "", {}) for k in range(len(free))]
+    for turned in (False, True):
+        group = Group(members, None)
+        for member, is_free, stands, alone in zip(members, free, above, sharp, strict=True):
+            plane, none = (np.full((2, 2), bool(value)) for value in (True, False))
+            shown = (plane & bool(stands), none, plane & bool(alone), none)
+            if turned:
+                shown = shown[1::-1] + shown[:1:-1]
+            group.add(member, Outstanding(*shown, np.zeros((2, 2))), plane & bool(is_free))
+
+        assert (group.is_dead if turned else group.is_hot).all() == bad
+        assert not (group.is_hot if turned else group.is_dead).any()
+
+
+def test_exposures_of_other_shapes_are_refused():
+    members = [Member(k, Path(f"e{k}_cal.fits"), "", {}) for k in range(2)]
+    group = Group(members, None)
+
+    def show(member, shape):
+        none = np.zeros(shape, bool)
+        group.add(member, Outstanding(none, none, none, none, none), ~none)
+
+    show(members[0], (4, 5))
+    with pytest.raises(ValueError, match=r"one shape, but e0.* has \(4, 5\) and e1.* has \(4, 6\)"):
+        show(members[1], (4, 6))

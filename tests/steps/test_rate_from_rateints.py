@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.stats import mad_std
 from jwst import datamodels
 from jwst.datamodels import ModelContainer, ModelLibrary
 from jwst.pipeline import Detector1Pipeline
@@ -626,5 +627,48 @@ def test_real_integrations_of_an_old_pipeline(combine, ground_test):
     valid = ((rateints.dq & UNUSABLE) == 0).any(axis=0)
     np.testing.assert_array_equal(np.isfinite(found.data), valid)
     np.testing.assert_array_equal((found.dq & UNUSABLE) == 0, valid)
-    low, high = rateints.data.min(axis=0), rateints.data.max(axis=0)
-    assert ((found.data >= low - 1e-3) & (found.data <= high + 1e-3))[valid].all()
+    if combine != "clip":
+        low, high = rateints.data.min(axis=0), rateints.data.max(axis=0)
+        assert ((found.data >= low - 1e-3) & (found.data <= high + 1e-3))[valid].all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_pixels_that_lost_an_integration_stay_level_with_the_others(ground_test):
+    """The first of the real integrations lies 15 DN/s above the others, in half of the pixels too far."""
+    rateints = ground_test[1]
+
+    clipped = RateFromRateintsStep.call(rateints)
+    weighted = RateFromRateintsStep.call(rateints, combine="ivar")
+
+    known = np.isfinite(clipped.data)
+    change = (clipped.data - weighted.data)[known]
+    lost = np.abs(change) > 1e-3
+    assert 0.2 < lost.mean() < 0.6
+    # A fifth of 15 DN/s would be missing.
+    assert abs(np.median(change[lost])) < 1.0
+    assert mad_std(clipped.data[known]) < mad_std(weighted.data[known])
+
+
+# What it must not do
+
+
+def test_a_product_never_takes_the_place_of_the_integrations(rate):
+    before = partner(rate).read_bytes()
+
+    with pytest.raises(ValueError, match="must not overwrite an input.*rateints.fits"):
+        RateFromRateintsStep.call(rate, save_results=True, output_dir=str(rate.parent), suffix="rateints")
+
+    assert partner(rate).read_bytes() == before
+
+
+@pytest.mark.parametrize("given", [[], {"products": [{"name": "none", "members": []}]}])
+def test_nothing_to_do_is_said(given):
+    with pytest.raises(ValueError, match="at least 1 science exposure, got 0"):
+        RateFromRateintsStep().run(given)
+
+
+def test_a_mosaic_is_refused(exposure):
+    exposure.rate.meta.cal_step.resample = "COMPLETE"
+
+    with pytest.raises(ValueError, match="before resample, but .*_rate.fits"):
+        RateFromRateintsStep.call((exposure.rate, exposure.rateints))
