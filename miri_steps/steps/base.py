@@ -15,7 +15,15 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps.plugin import get_steps
 
-__all__ = ["Exposure", "MiriStep", "as_library", "check_file", "is_exposure_file", "list_exposures"]
+__all__ = [
+    "Exposure",
+    "MiriStep",
+    "as_library",
+    "check_file",
+    "is_exposure_file",
+    "list_exposures",
+    "read_association",
+]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -248,8 +256,6 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
     on_disk = not in_memory
     if isinstance(opened, ModelLibrary):
         return opened
-    if isinstance(opened, str | Path | dict):
-        _check_members(opened)
     if isinstance(opened, ModelContainer):
         opened, on_disk = list(opened), False
     elif isinstance(opened, JwstDataModel):
@@ -259,6 +265,8 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
             check_file(name)
         files = [{"expname": str(Path(name).resolve()), "exptype": "science"} for name in opened]
         opened = {"products": [{"members": files}]}
+    else:
+        _check_members(*read_association(opened))
     return ModelLibrary(opened, asn_exptypes=["science"], on_disk=on_disk)
 
 
@@ -291,12 +299,43 @@ def list_exposures(library: ModelLibrary, used: tuple[str, ...]) -> list[Exposur
     return sorted(listed, key=lambda exposure: (exposure.name, exposure.index))
 
 
-def _check_members(association):
+def read_association(given: str | Path | dict) -> tuple[dict, Path]:
+    """
+    Read an association, unless it is one already.
+
+    Parameters
+    ----------
+    given : str, Path or dict
+        Its file, or what such a file holds.
+
+    Returns
+    -------
+    dict, Path
+        The association, and the folder that its names start from.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If it has no product with members.
+    """
+    if not isinstance(given, str | Path | dict):
+        raise TypeError(
+            "the input must be a file name, a model, a list of either, a library or an association, "
+            f"got {type(given).__name__}"
+        )
+    association, folder = given, Path()
+    if not isinstance(given, dict):
+        association, folder = json.loads(Path(given).read_text()), Path(given).parent
+    products = association.get("products")
+    if not products or "members" not in products[0]:
+        raise ValueError(f"an association must have a product with members, got the keys {list(association)}")
+    return association, folder
+
+
+def _check_members(association, folder):
     """Look at the files of the science exposures, and log the other members; they need not be images."""
-    folder = Path()
-    if not isinstance(association, dict):
-        folder = Path(association).parent
-        association = json.loads(Path(association).read_text())
     for product in association["products"][:1]:
         for member in product["members"]:
             if member["exptype"] != member["exptype"].lower():

@@ -91,6 +91,11 @@ class Product:
         return f"{self.base}_{'cal' if self.suffix == 'calints' else 'rate'}.fits"
 
     @property
+    def ints_name(self) -> str:
+        """File name of the integrations; inside ``calwebb_detector1`` they still have that of the ramp."""
+        return self.name if self.suffix.endswith("ints") else f"{self.base}_rateints.fits"
+
+    @property
     def has_integrations(self) -> bool:
         """Whether it is a ``_rateints``."""
         return len(self.shape) == 3

@@ -1,6 +1,5 @@
 """Rebuild the rate of an exposure from its integrations."""
 
-import json
 import logging
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from stdatamodels.jwst.datamodels.dqflags import pixel
 from miri_steps import exposures
 from miri_steps.algorithms import integrations
 from miri_steps.steps import integration_pairs, integration_planes
-from miri_steps.steps.base import MiriStep, as_library, is_exposure_file
+from miri_steps.steps.base import MiriStep, as_library, is_exposure_file, read_association
 from miri_steps.steps.integration_pairs import Pair
 
 __all__ = ["RateFromRateintsStep"]
@@ -228,10 +227,8 @@ class RateFromRateintsStep(MiriStep):
         rate.meta.cal_step.rate_from_rateints = "SKIPPED" if pair.single else "COMPLETE"
         if not pair.single:
             listed = " ".join(f"{name}={getattr(self, name)}" for name in _RECORDED)
-            count = pair.rateints.shape[0]
-            exposures.add_history(
-                rate, f"RateFromRateintsStep: {listed} integrations={count} rateints={pair.rateints.name}"
-            )
+            given = f"integrations={pair.rateints.shape[0]} rateints={pair.rateints.ints_name}"
+            exposures.add_history(rate, f"RateFromRateintsStep: {listed} {given}")
 
     def _save_counts(self, found, pair):
         path = self.make_output_path(basepath=pair.exposure.name, suffix="integration_counts", ext="fits")
@@ -258,18 +255,11 @@ def _product(given):
     return integration_pairs.read_product(Path(given))
 
 
-def _read_association(given):
-    """Read an association, unless it is one, and the folder that its names start from."""
-    if isinstance(given, dict):
-        return given, Path()
-    return json.loads(Path(given).read_text()), Path(given).parent
-
-
 def _science_members(given):
     """List the files of the science exposures in an association or a list of names."""
     if isinstance(given, list | tuple):
         return [Path(name) for name in given]
-    association, folder = _read_association(given)
+    association, folder = read_association(given)
     members = association["products"][0]["members"]
     return [folder / member["expname"] for member in members if member["exptype"].lower() == "science"]
 
@@ -280,7 +270,7 @@ def _without(given, places):
         return given
     if isinstance(given, list | tuple):
         return [name for k, name in enumerate(given) if k not in places]
-    association, folder = _read_association(given)
+    association, folder = read_association(given)
     product, *others = association["products"]
     named = [(member, (folder / member["expname"]).resolve()) for member in product["members"]]
     members = [member | {"expname": str(path)} for member, path in named]

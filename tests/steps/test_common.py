@@ -432,6 +432,17 @@ def test_other_modes_are_refused_by_name(exp_type, case, exposures, opened, tmp_
     assert not list(tmp_cwd.iterdir())
 
 
+@pytest.mark.parametrize("given, message", [(None, "got NoneType"), (3, "got int")])
+def test_what_is_no_input_at_all_is_refused(given, message, case):
+    with pytest.raises(TypeError, match=f"the input must be a file name, a model.*{message}"):
+        case.step().run(given)
+
+
+def test_a_dictionary_that_is_no_association_is_refused(case):
+    with pytest.raises(ValueError, match=r"must have a product with members, got the keys \['exposures'\]"):
+        case.step().run({"exposures": []})
+
+
 def test_a_missing_file_is_named(case, exposures):
     asn = exposures.dictionary([exposures.files[0], str(Path(exposures.files[1]).with_name("gone_cal.fits"))])
 

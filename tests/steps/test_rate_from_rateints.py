@@ -291,6 +291,7 @@ def test_as_post_hook_of_ramp_fit_from_the_shell(shell, tmp_cwd, monkeypatch):
     )
 
     assert "raw_uncal.fits: 4 integrations by clip" in said
+    assert "rateints=raw_rateints.fits" in "".join(fits.getheader("raw_rate.fits")["HISTORY"])
     with datamodels.open("raw_rate.fits") as rate, datamodels.open("raw_rateints.fits") as rateints:
         assert rate.meta.cal_step.rate_from_rateints == "COMPLETE"
         assert rate.meta.cal_step.gain_scale is not None
