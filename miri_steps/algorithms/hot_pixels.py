@@ -22,8 +22,6 @@ _NEIGHBOUR_LIMIT = 4.0
 _EVIDENCE = 10.0
 # Hot pixels that touch are found one after the other, the highest first.
 _ROUNDS = 8
-# Turns a median absolute deviation into a standard deviation for normal values.
-_NORMAL = 1.4826
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def find(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> Out
     with np.errstate(invalid="ignore"):
         y, x = np.nonzero(np.abs(excess) > sigma * np.where(err > 0, err, 0))
     around = neighbours.gather(data, y, x, _WINDOW) - surroundings[y, x, None]
-    noise = np.fmax(err[y, x], _NORMAL * neighbours.median(np.abs(around)))
+    noise = np.fmax(err[y, x], neighbours.scatter(around))
     # In an image without noise and without errors anything stands out.
     noise = np.fmax(noise, np.finfo(np.float32).eps * np.abs(excess[y, x]))
     strong = np.abs(excess[y, x]) > sigma * noise

@@ -307,7 +307,7 @@ def _combine_block(x, valid, method, variances, clipping):
         factor = np.array([median_factor(n) for n in range(len(x) + 1)])[count]
     else:
         value = np.sum(weights * x, axis=0)
-    if method == "clip":
+    if method == "clip" and clipping.offset.any():
         # What a whole integration has in common stays in the pixels in which it was rejected.
         every = _weights(valid, count, method, noise, variances.get("var_rnoise"))
         value += np.sum((every - weights) * clipping.offset[:, np.newaxis], axis=0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["gather", "median", "surroundings"]
+__all__ = ["gather", "median", "scatter", "surroundings"]
 
 # Windows are looked at in blocks of this many values: they stay in the processor's cache.
 _BLOCK = 1 << 20
@@ -50,8 +50,26 @@ def median(values: np.ndarray) -> np.ndarray:
     values = np.sort(values, axis=1)
     count = np.count_nonzero(~np.isnan(values), axis=1)
     row = np.arange(len(values))
-    low, high = values[row, np.maximum(count - 1, 0) // 2], values[row, count // 2 - (count == 0)]
+    low, high = values[row, np.maximum(count - 1, 0) // 2], values[row, count // 2]
     return (low + high) / 2
+
+
+def scatter(deviations: np.ndarray) -> np.ndarray:
+    """
+    Estimate the standard deviation of each row from the median of its deviations, NaN left out.
+
+    Parameters
+    ----------
+    deviations : ndarray
+        Values minus the median of their row, shape (n, m).
+
+    Returns
+    -------
+    ndarray
+        Shape (n,); NaN where a row holds no number.
+    """
+    # Turns a median absolute deviation into a standard deviation for normal values.
+    return 1.4826 * median(np.abs(deviations))
 
 
 def surroundings(data: np.ndarray, window: int) -> np.ndarray:

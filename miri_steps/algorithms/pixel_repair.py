@@ -11,8 +11,6 @@ from miri_steps.algorithms import neighbours
 __all__ = ["Filling", "fill", "holes", "small_clusters"]
 
 _TOUCHING = np.ones((3, 3), bool)
-# Turns a median absolute deviation into a standard deviation for normal values.
-_NORMAL = 1.4826
 # Variance of a median in units of that of the mean, for many values.
 _MEDIAN_VARIANCE = np.pi / 2
 
@@ -134,7 +132,7 @@ def fill(
 
     values = around(data)
     value = neighbours.median(values)
-    scatter = _NORMAL * neighbours.median(np.abs(values - value[:, None]))
+    scatter = neighbours.scatter(values - value[:, None])
     expected = neighbours.median(around(err))
     real = np.fmax(expected, scatter)
     ratio = np.divide(real, expected, out=np.ones_like(real), where=expected > 0)

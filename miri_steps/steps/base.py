@@ -6,13 +6,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from jwst.datamodels import ModelContainer, ModelLibrary
+from jwst.lib import suffix
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import JwstDataModel
 
+from miri_steps import exposures
 from miri_steps.plugin import get_steps
 
 __all__ = [
@@ -21,8 +24,10 @@ __all__ = [
     "as_library",
     "check_file",
     "is_exposure_file",
+    "library_folder",
     "list_exposures",
     "read_association",
+    "remove_suffix",
 ]
 
 log = logging.getLogger(f"stpipe.{__name__}")
@@ -45,6 +50,9 @@ class Exposure:
         Its metadata as far as they are used, keyed ``meta.a.b``.
     """
 
+    #: Beginnings of the metadata to keep. The rest, logs above all, would pile up over a thousand exposures.
+    used: ClassVar[tuple[str, ...]] = ()
+
     index: int
     path: Path
     group: str
@@ -62,10 +70,10 @@ class MiriStep(Step):
     @classmethod
     def build_config(cls, input, **kwargs):  # noqa: A002
         """
-        Read parameters, once the files to be worked on have been looked at.
+        Read parameters, once the first file to be worked on has been looked at.
 
-        Before any Step runs, jwst asks its first file for the parameters that CRDS keeps, and
-        fails on one that is not whole without naming it.
+        Before any Step runs, jwst asks that file for the parameters that CRDS keeps, and fails on
+        one that is not whole without naming it.
 
         Parameters
         ----------
@@ -79,9 +87,9 @@ class MiriStep(Step):
         ConfigObj, str
             The parameters, and the file they came from.
         """
-        for item in input if isinstance(input, list | tuple) else [input]:
-            if is_exposure_file(item):
-                check_file(item)
+        first = next(iter(input), None) if isinstance(input, list | tuple) else input
+        if is_exposure_file(first):
+            check_file(first)
         return super().build_config(input, **kwargs)
 
     def default_suffix(self):
@@ -109,10 +117,7 @@ class MiriStep(Step):
         str, str
             Name without the suffix, and the separator before it.
         """
-        for _, alias, _ in get_steps():
-            if name.endswith(f"_{alias}"):
-                return name.removesuffix(f"_{alias}"), "_"
-        return super().remove_suffix(name)
+        return remove_suffix(name)
 
     def open_input(self, given):
         """
@@ -138,6 +143,22 @@ class MiriStep(Step):
         if isinstance(given, tuple):
             given = list(given)
         return self.prepare_output(given, open_models=is_exposure_file(given))
+
+    def write_history(self, model: JwstDataModel, parameters: Sequence[str], *found: str) -> None:
+        """
+        Add a HISTORY entry with what changed the numbers.
+
+        Parameters
+        ----------
+        model : JwstDataModel
+            Changed in place.
+        parameters : sequence of str
+            Names of parameters of this Step.
+        *found : str
+            What else there is to say, ``name=value``.
+        """
+        listed = [f"{name}={getattr(self, name)}" for name in parameters]
+        exposures.add_history(model, " ".join([f"{type(self).__name__}:", *listed, *found]))
 
     def name_products(self, inputs: list[Path], others: Sequence[Path] = ()) -> None:
         """
@@ -175,6 +196,26 @@ class MiriStep(Step):
                 )
             if products.count(product) > 1:
                 raise ValueError(f"products must have different names, but {path} and another give {product}")
+
+
+def remove_suffix(name: str) -> tuple[str, str | None]:
+    """
+    Remove a suffix of this package or of jwst from a file name.
+
+    Parameters
+    ----------
+    name : str
+        File name without extension.
+
+    Returns
+    -------
+    str, str or None
+        Name without the suffix, and the separator before it.
+    """
+    for _, alias, _ in get_steps():
+        if name.endswith(f"_{alias}"):
+            return name.removesuffix(f"_{alias}"), "_"
+    return suffix.remove_suffix(name)
 
 
 def is_exposure_file(given: object) -> bool:
@@ -270,7 +311,24 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
     return ModelLibrary(opened, asn_exptypes=["science"], on_disk=on_disk)
 
 
-def list_exposures(library: ModelLibrary, used: tuple[str, ...]) -> list[Exposure]:
+def library_folder(library: ModelLibrary) -> Path:
+    """
+    Say which folder the names in a library start from.
+
+    Parameters
+    ----------
+    library : ModelLibrary
+        The exposures.
+
+    Returns
+    -------
+    Path
+        That of the association's file, where it came from one.
+    """
+    return Path(library.asn_dir) if library.asn.get("table_name") else Path()
+
+
+def list_exposures(library: ModelLibrary, kind: type[Exposure]) -> list[Exposure]:
     """
     List the science exposures in the order of their names, so that the order given changes nothing.
 
@@ -278,24 +336,24 @@ def list_exposures(library: ModelLibrary, used: tuple[str, ...]) -> list[Exposur
     ----------
     library : ModelLibrary
         The exposures; only their headers are read.
-    used : tuple of str
-        Beginnings of the metadata to keep, ``meta.a``. The rest, logs above all, would pile up over a
-        thousand exposures.
+    kind : type
+        What a Step keeps of an exposure.
 
     Returns
     -------
-    list of Exposure
+    list of `kind`
         Members of other types are left out and named in the log.
     """
-    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
+    folder = library_folder(library)
     listed = []
     for index, entry in enumerate(library.asn["products"][0]["members"]):
         path = folder / entry["expname"]
         if entry["exptype"].lower() != "science":
             log.info("%s is of type %s: it is left as it is.", path.name, entry["exptype"])
             continue
-        meta = {key: value for key, value in library.read_metadata(index).items() if key.startswith(used)}
-        listed.append(Exposure(index, path, entry["group_id"], meta))
+        known = library.read_metadata(index)
+        meta = {key: value for key, value in known.items() if key.startswith(kind.used)}
+        listed.append(kind(index, path, entry["group_id"], meta))
     return sorted(listed, key=lambda exposure: (exposure.name, exposure.index))
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from jwst.datamodels import ModelLibrary
 
 from miri_steps.algorithms.hot_pixels import Outstanding
-from miri_steps.steps.base import Exposure, list_exposures
+from miri_steps.steps.base import Exposure
 
-__all__ = ["Group", "Member", "PixelSet", "group_by_frame", "list_members"]
+__all__ = ["Group", "Member", "PixelSet", "group_by_frame"]
 
 # What is read of the metadata.
 _USED = tuple(
@@ -57,6 +56,8 @@ class Member(Exposure):
     protected : PixelSet, optional
         Its sources.
     """
+
+    used = _USED
 
     hot: PixelSet | None = None
     dead: PixelSet | None = None
@@ -166,23 +167,6 @@ class Group:
             return None
         there = SkyCoord(pointings, unit="deg")
         return float(there.separation(there[0]).arcsec.max())
-
-
-def list_members(library: ModelLibrary) -> list[Member]:
-    """
-    List the science exposures in the order of their names.
-
-    Parameters
-    ----------
-    library : ModelLibrary
-        The exposures; only their headers are read.
-
-    Returns
-    -------
-    list of Member
-        The exposures.
-    """
-    return [Member(**vars(exposure)) for exposure in list_exposures(library, _USED)]
 
 
 def group_by_frame(members: list[Member], min_exposures: int | None) -> list[Group]:

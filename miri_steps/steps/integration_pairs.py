@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from jwst.datamodels import ModelLibrary
-from jwst.lib.suffix import remove_suffix
 from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel, read_metadata
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from miri_steps import exposures
-from miri_steps.plugin import get_steps
-from miri_steps.steps.base import check_file
+from miri_steps.steps.base import check_file, library_folder, remove_suffix
 
 __all__ = [
     "Pair",
@@ -75,9 +73,6 @@ class Product:
     @property
     def base(self) -> str:
         """Its name without suffix."""
-        for _, alias, _ in get_steps():
-            if self.path.stem.endswith(f"_{alias}"):
-                return self.path.stem.removesuffix(f"_{alias}")
         return remove_suffix(self.path.stem)[0]
 
     @property
@@ -174,7 +169,7 @@ def read_product(path: Path) -> Product:
     return _product(path, read_metadata(path), shape)
 
 
-def product_of(model: JwstDataModel, *, path: Path | None = None) -> Product:
+def product_of(model: JwstDataModel) -> Product:
     """
     Look at an open model.
 
@@ -182,17 +177,14 @@ def product_of(model: JwstDataModel, *, path: Path | None = None) -> Product:
     ----------
     model : JwstDataModel
         The model.
-    path : Path, optional
-        Its file; by default the file name that the model knows, which has no folder.
 
     Returns
     -------
     Product
-        What it is; it holds the model only if no path was given.
+        What it is; its path is the file name that the model knows, which has no folder.
     """
     meta = model.to_flat_dict(include_arrays=False)
-    named = path or Path(model.meta.filename or "exposure.fits")
-    return _product(named, meta, model.data.shape, model=None if path else model)
+    return _product(Path(model.meta.filename or "exposure.fits"), meta, model.data.shape, model)
 
 
 def _product(path, meta, shape, model=None):
@@ -222,7 +214,7 @@ def products_of(library: ModelLibrary, method: str) -> list[Product | None]:
     list of Product or None
         None for members of other types.
     """
-    folder = Path(library.asn_dir) if library.asn.get("table_name") else Path()
+    folder = library_folder(library)
     listed = []
     with library:
         for index, member in enumerate(library.asn["products"][0]["members"]):

@@ -10,8 +10,8 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 from miri_steps import detector, exposures
 from miri_steps.algorithms import hot_pixels, pixel_repair, sources
 from miri_steps.steps import hot_pixel_planes, hot_pixel_sources
-from miri_steps.steps.base import MiriStep, as_library
-from miri_steps.steps.hot_pixel_members import PixelSet, group_by_frame, list_members
+from miri_steps.steps.base import MiriStep, as_library, list_exposures
+from miri_steps.steps.hot_pixel_members import Member, PixelSet, group_by_frame
 from miri_steps.steps.hot_pixel_planes import Planes
 
 __all__ = ["MedianHotPixelStep"]
@@ -92,7 +92,7 @@ class MedianHotPixelStep(MiriStep):
         given = self._check_parameters()
         opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
-        members = list_members(library)
+        members = list_exposures(library, Member)
         self._check_members(members)
         self.name_products([member.path for member in members])
         todo = [member for member in members if not member.is_done]
@@ -232,8 +232,7 @@ class MedianHotPixelStep(MiriStep):
 
     def _record(self, model):
         model.meta.cal_step.median_hot_pixel = "COMPLETE"
-        listed = " ".join(f"{name}={getattr(self, name)}" for name in _RECORDED)
-        exposures.add_history(model, f"MedianHotPixelStep: {listed}")
+        self.write_history(model, _RECORDED)
 
     def _save_masks(self, library, groups):
         if not self.save_mask or not groups:

@@ -15,8 +15,8 @@ from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.differences import Clipping
 from miri_steps.algorithms.sky_cells import PixelMap
 from miri_steps.steps import sky_checks, sky_products
-from miri_steps.steps.base import MiriStep, as_library
-from miri_steps.steps.sky_members import corners, list_members
+from miri_steps.steps.base import MiriStep, as_library, list_exposures
+from miri_steps.steps.sky_members import Member, corners
 
 __all__ = ["PixelSkyMatchStep"]
 
@@ -95,7 +95,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         detector.check_regions(self.exclude_regions)
         opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
-        members = list_members(library)
+        members = list_exposures(library, Member)
         matches = self.skymethod in ("match", "global+match")
         by_visit = matches and self.grouping == "visit"
         sky_checks.check_members(members, subtract=self.subtract, by_visit=by_visit)
@@ -244,10 +244,8 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
     def _record(self, model, status):
         model.meta.cal_step.skymatch = status
         model.meta.cal_step.pixel_skymatch = status
-        if status != "COMPLETE":
-            return
-        listed = " ".join(f"{name}={getattr(self, name)}" for name in _RECORDED)
-        exposures.add_history(model, f"PixelSkyMatchStep: {listed} level={model.meta.background.level}")
+        if status == "COMPLETE":
+            self.write_history(model, _RECORDED, f"level={model.meta.background.level}")
 
     def _save_products(self, library, members, matched, polynomial, found):
         product = library.asn["products"][0].get("name") or Path(members[0].name).stem

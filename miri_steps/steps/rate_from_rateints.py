@@ -11,7 +11,6 @@ from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
-from miri_steps import exposures
 from miri_steps.algorithms import integrations
 from miri_steps.steps import integration_pairs, integration_planes
 from miri_steps.steps.base import MiriStep, as_library, is_exposure_file, read_association
@@ -226,9 +225,8 @@ class RateFromRateintsStep(MiriStep):
     def _record(self, rate, pair):
         rate.meta.cal_step.rate_from_rateints = "SKIPPED" if pair.single else "COMPLETE"
         if not pair.single:
-            listed = " ".join(f"{name}={getattr(self, name)}" for name in _RECORDED)
-            given = f"integrations={pair.rateints.shape[0]} rateints={pair.rateints.ints_name}"
-            exposures.add_history(rate, f"RateFromRateintsStep: {listed} {given}")
+            count, name = pair.rateints.shape[0], pair.rateints.ints_name
+            self.write_history(rate, _RECORDED, f"integrations={count}", f"rateints={name}")
 
     def _save_counts(self, found, pair):
         path = self.make_output_path(basepath=pair.exposure.name, suffix="integration_counts", ext="fits")

@@ -4,13 +4,12 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
-from jwst.datamodels import ModelLibrary
 
 from miri_steps import exposures
 from miri_steps.algorithms.sky_cells import SkyCells
-from miri_steps.steps.base import Exposure, list_exposures
+from miri_steps.steps.base import Exposure
 
-__all__ = ["Member", "corners", "list_members"]
+__all__ = ["Member", "corners"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -48,6 +47,8 @@ class Member(Exposure):
         Why there is none.
     """
 
+    used = _USED
+
     cells: SkyCells | None = None
     cell_size: float = 0.0
     sky: float | None = None
@@ -63,23 +64,6 @@ class Member(Exposure):
     def visit(self) -> str:
         """VISIT_ID; an exposure that has none is a visit of its own."""
         return self.meta.get("meta.observation.visit_id") or self.name
-
-
-def list_members(library: ModelLibrary) -> list[Member]:
-    """
-    List the science exposures in the order of their names, so that the order given changes nothing.
-
-    Parameters
-    ----------
-    library : ModelLibrary
-        The exposures; only their headers are read.
-
-    Returns
-    -------
-    list of Member
-        Members of other types are left out and named in the log.
-    """
-    return [Member(**vars(exposure)) for exposure in list_exposures(library, _USED)]
 
 
 def corners(members: list[Member]) -> np.ndarray:
