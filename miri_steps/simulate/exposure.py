@@ -39,6 +39,7 @@ class Observation:
     filter: str
     sky: np.ndarray
     pattern: np.ndarray | None
+    pattern_scale: np.ndarray
     noise: float
     poisson: bool
     pointing_error: np.ndarray
@@ -67,7 +68,7 @@ class Observation:
 
     @property
     def truth(self) -> QTable:
-        """What is true of each exposure: names, pointing as the file has it, sky level, pointing error."""
+        """What is true of each exposure: names, pointing as the file has it, background, pointing error."""
         plan = self.pointings
         table = QTable()
         table["exposure"] = [f"{p.name}_cal.fits" for p in plan]
@@ -78,6 +79,7 @@ class Observation:
         for name, key in (("ra", "ra"), ("dec", "dec"), ("roll", "pa_v3")):
             table[name] = np.array([getattr(p, key) for p in plan]) * units.deg
         table["sky"] = self.sky * units.Unit("MJy/sr")
+        table["pattern_scale"] = self.pattern_scale
         table["error_east"] = self.pointing_error[:, 0] * units.arcsec
         table["error_north"] = self.pointing_error[:, 1] * units.arcsec
         return table
@@ -107,6 +109,26 @@ class Observation:
         image = render.emission(self.scene, seen, self.filter, self.subarray, inside)
         return image + render.stars(self.scene, seen, self.filter, self.subarray, self.psf) * inside
 
+    def background(self, i: int) -> np.ndarray:
+        """Light that is not the scene's in one exposure [MJy/sr]: sky and pattern, no noise.
+
+        Parameters
+        ----------
+        i : int
+            Number of the exposure.
+
+        Returns
+        -------
+        ndarray
+            ``sky[i] + pattern_scale[i] * pattern`` in the subarray's frame, shape (ny, nx), as if no pixel
+            were hot or dead.
+        """
+        window = detector.SUBARRAYS[self.subarray]
+        background = np.full(window.shape, self.sky[i])
+        if self.pattern is not None:
+            background += self.pattern_scale[i] * self.pattern[window.slices]
+        return background
+
     def expect(self, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Find what an exposure would show without noise, and what noise it has.
 
@@ -124,10 +146,8 @@ class Observation:
         """
         dead = self.dead
         signal = np.where(dead, 0.0, self.signal(i))
-        background = np.full(signal.shape, self.sky[i])
-        if self.pattern is not None:
-            background += self.pattern[detector.SUBARRAYS[self.subarray].slices]
-        return signal + np.where(dead, 0.0, background) + self.hot * self.noise, self._variances(signal)
+        background = np.where(dead, 0.0, self.background(i))
+        return signal + background + self.hot * self.noise, self._variances(signal)
 
     def _seen(self, i: int) -> Pointing:
         """Where the telescope really looked."""
@@ -172,6 +192,7 @@ def observe(
     *,
     sky: float | np.ndarray = 0.0,
     pattern: np.ndarray | None = None,
+    pattern_scale: float | np.ndarray = 1.0,
     noise: float = 0.05,
     poisson: bool = True,
     pointing_error: np.ndarray | None = None,
@@ -202,6 +223,9 @@ def observe(
         Level of the background, one for all or one per exposure [MJy/sr].
     pattern : ndarray, optional
         Full-frame background that is fixed to the detector [MJy/sr].
+    pattern_scale : float or array
+        Factor on ``pattern``, one for all or one per exposure: a thermal background has structure that
+        brightens with its level.
     noise : float
         Standard deviation of an empty pixel [MJy/sr]. At 0 nothing is drawn and err is 0: the pipeline gives
         such exposures no weight; for a noise-free mosaic use 1e-6 with ``poisson=False``.
@@ -245,8 +269,9 @@ def observe(
         scene=scene,
         pointings=tuple(pointings),
         filter=filter,
-        sky=np.array(np.broadcast_to(np.asarray(sky, float), np.shape(sky) or (n,))),
+        sky=_per_exposure(sky, n),
         pattern=None if pattern is None else np.array(pattern, float),
+        pattern_scale=_per_exposure(pattern_scale, n),
         noise=float(noise),
         poisson=poisson,
         pointing_error=np.zeros((n, 2)) if pointing_error is None else np.array(pointing_error, float),
@@ -265,15 +290,24 @@ def observe(
     return observation
 
 
+def _per_exposure(value: float | np.ndarray, n: int) -> np.ndarray:
+    return np.array(np.broadcast_to(np.asarray(value, float), np.shape(value) or (n,)))
+
+
 def _check(o: Observation) -> None:
     names = [pointing.name for pointing in o.pointings]
     twice = sorted({name for name in names if names.count(name) > 1})
     detector.region_mask(o.regions, shape=(1, 1))
     fractions = ("bad_pixels", "hot_pixels", "dead_pixels", "cosmic_rays")
+    each = (("sky", "level", o.sky), ("pattern_scale", "factor", o.pattern_scale))
     rules = (
         (o.subarray in detector.SUBARRAYS, f"subarray must be one of {list(detector.SUBARRAYS)}", o.subarray),
         (not twice, "every exposure must have a name of its own", twice),
-        (o.sky.shape == (len(o),), f"sky must be one level or one per exposure ({len(o)})", o.sky.shape),
+        *(
+            (v.shape == (len(o),), f"{name} must be one {what} or one per exposure ({len(o)})", v.shape)
+            for name, what, v in each
+        ),
+        *((np.isfinite(v).all(), f"{name} must be finite", v) for name, _, v in each),
         (
             o.pointing_error.shape == (len(o), 2),
             f"pointing_error must have shape ({len(o)}, 2)",

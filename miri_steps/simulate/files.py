@@ -17,8 +17,9 @@ def write(observation: Observation, folder: str | Path, product: str | None = No
 
     The folder then holds the ``_cal.fits`` files, ``<product>_asn.json``, ``<product>_truth.ecsv``,
     ``<product>_refcat.ecsv`` (RA and DEC of the stars, as tweakreg's ``abs_refcat`` wants them, when there
-    are any), ``<product>_pattern.fits`` (when a pattern was given) and ``<product>_hot.fits`` (when there are
-    unflagged hot or dead pixels: image HOT, the height in units of the noise, and image DEAD, 1 where dead).
+    are any), ``<product>_pattern.fits`` (when a pattern was given; ``pattern_scale`` is in the truth) and
+    ``<product>_hot.fits`` (when there are unflagged hot or dead pixels: image HOT, the height in units of the
+    noise, and image DEAD, 1 where dead).
 
     Parameters
     ----------

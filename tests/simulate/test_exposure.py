@@ -113,6 +113,51 @@ def test_sky_and_pattern_are_added_on_the_detector():
         assert_allclose(model.data, pattern[window] + level, rtol=1e-6)
 
 
+def test_pattern_brightens_by_its_factor():
+    pattern, plan, factors = dome(2.0) + columns(0.1, seed=4), grid(RA, DEC, n=(3, 1)), [1.0, 1.25, -0.5]
+    observation = observe(
+        EMPTY, plan, "F770W", sky=[1.0, 3.0, 2.0], pattern=pattern, pattern_scale=factors, **QUIET
+    )
+    window = detector.SUBARRAYS["SUB256"].slices
+    for i, (level, factor) in enumerate(zip((1.0, 3.0, 2.0), factors, strict=True)):
+        truth = level + factor * pattern[window]
+        assert_array_equal(observation.background(i), truth)
+        assert_array_equal(observation.expect(i)[0], truth)
+        assert_allclose(observation[i].data, truth, rtol=1e-6)
+    assert list(observation.truth["pattern_scale"]) == factors
+
+
+def test_one_factor_is_for_all_and_needs_a_pattern():
+    plan, settings = grid(RA, DEC, n=(2, 1)), {"sky": 3.0, "subarray": "SUB64"}
+    plain = observe(EMPTY, plan, "F770W", pattern=dome(2.0), **settings)
+    twice = observe(EMPTY, plan, "F770W", pattern=dome(2.0), pattern_scale=2, **settings)
+    assert list(plain.truth["pattern_scale"]) == [1.0, 1.0]
+    assert list(twice.truth["pattern_scale"]) == [2.0, 2.0]
+    assert_allclose(twice.background(1) - 3.0, 2 * (plain.background(1) - 3.0), rtol=1e-12)
+    bare = observe(EMPTY, plan, "F770W", pattern_scale=2, **settings)
+    assert_array_equal(bare.background(1), np.full((64, 72), 3.0))
+
+
+def test_background_is_what_is_expected_without_the_scene():
+    observation = observe(
+        five_stars(2.0).with_emission(5.0, radius=40),
+        grid(RA, DEC, n=(2, 1)),
+        "F770W",
+        sky=[5.0, 7.0],
+        pattern=dome(1.0),
+        pattern_scale=[1.0, 1.5],
+        hot_pixels=0.05,
+        dead_pixels=0.03,
+        subarray="SUB256",
+    )
+    alive = ~observation.dead
+    for i in range(2):
+        rest = observation.expect(i)[0] - observation.signal(i) - observation.hot * observation.noise
+        assert_allclose(rest[alive], observation.background(i)[alive], rtol=0, atol=1e-9)
+        # Where a pixel is dead the light is there all the same.
+        assert observation.background(i).min() > 5
+
+
 def test_unusable_pixels_are_nan_everywhere():
     model = observe(EMPTY, [POINTING], "F770W", bad_pixels=0.01)[0]
     unusable = (model.dq & pixel["DO_NOT_USE"]) > 0
@@ -206,6 +251,12 @@ def test_hot_pixels_belong_to_the_detector():
     [
         ({"subarray": "SUB1"}, "subarray must be one of .*FULL.*, got SUB1"),
         ({"sky": [1.0, 2.0]}, r"one per exposure \(1\), got \(2,\)"),
+        ({"sky": np.nan}, r"sky must be finite, got \[nan\]"),
+        (
+            {"pattern_scale": [1.0, 2.0]},
+            r"pattern_scale must be one factor or one per exposure \(1\), got \(2,\)",
+        ),
+        ({"pattern_scale": np.inf}, r"pattern_scale must be finite, got \[inf\]"),
         ({"pointing_error": np.zeros((2, 2))}, r"shape \(1, 2\), got \(2, 2\)"),
         ({"pattern": np.zeros((4, 4))}, r"\(1024, 1032\), got \(4, 4\)"),
         ({"noise": -1}, "noise must be at least 0 MJy/sr, got -1"),

@@ -46,6 +46,7 @@ def field(tmp_path_factory):
         "F770W",
         sky=[1.0, 2.0],
         pattern=dome(1.0),
+        pattern_scale=[1.0, 1.25],
         pointing_error=[[0.1, -0.2], [0.0, 0.0]],
         subarray="SUB256",
     )
@@ -88,6 +89,7 @@ def test_truth_is_told(field):
     ]
     assert truth["sky"].unit == "MJy / sr"
     assert list(truth["sky"].value) == [1.0, 2.0]
+    assert list(truth["pattern_scale"]) == [1.0, 1.25]
     assert truth["error_north"].to_value("arcsec")[0] == -0.2
     assert list(truth["visit"]) == [p.visit_id for p in observation.pointings]
     np.testing.assert_array_equal(

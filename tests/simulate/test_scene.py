@@ -5,8 +5,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.ndimage import distance_transform_edt
 
 from miri_steps.simulate import Scene, sphere
+from miri_steps.simulate import scene as emission_module
 
 RA, DEC = 83.6, -69.1
 
@@ -53,6 +56,51 @@ def test_emission_has_the_amplitude_asked(style):
     assert -0.05 < image.min() < low + 1.0
 
 
+@pytest.mark.parametrize("style", ["cloud", "filaments"])
+@pytest.mark.parametrize("cover", [0.1, 0.3, 0.7])
+def test_emission_covers_the_fraction_asked(cover, style):
+    # At smooth shores the blur adds little to what is covered, and there are few islets.
+    amplitude, settings = 5.0, {"radius": 60, "slope": -6.0, "style": style, "seed": 1}
+    y, x = np.mgrid[-60:60:0.17, -60:60:0.17]
+    whole, part = (
+        Scene(RA, DEC).with_emission(amplitude, cover=c, **settings).brightness(x, y, 0.27)
+        for c in (1.0, cover)
+    )
+    assert np.mean(part > 1e-4 * amplitude) == pytest.approx(cover, abs=0.01)
+    assert part.min() > -1e-5 * amplitude
+    floor = np.quantile(whole, 1 - cover)
+    land, sea = (distance_transform_edt(side) * 0.17 > 1.0 for side in (whole > floor, whole < floor))
+    assert min(land.mean() / cover, sea.mean() / (1 - cover)) > 0.5
+    assert np.abs(part[sea]).max() < 1e-4 * amplitude
+    # What stands out is the whole nebula above the floor, at a scale that gives the amplitude asked.
+    slope, zero = np.polyfit(whole[land], part[land], 1)
+    assert_allclose(part[land], slope * whole[land] + zero, rtol=0, atol=1e-4 * amplitude)
+    assert -zero / slope == pytest.approx(floor, abs=0.01 * amplitude)
+    assert np.percentile(part[part > 1e-4 * amplitude], 99.5) == pytest.approx(amplitude, rel=0.1)
+
+
+@pytest.mark.parametrize("style", ["cloud", "filaments"])
+def test_rough_emission_leaves_the_rest_empty_too(style):
+    scene = Scene(RA, DEC).with_emission(5.0, radius=60, style=style, seed=2, cover=0.3)
+    y, x = np.mgrid[-60:60:0.17, -60:60:0.17]
+    image = scene.brightness(x, y, 0.27)
+    assert image.min() > -5e-5
+    assert np.mean(image < 5e-3) > 0.55
+
+
+@pytest.mark.parametrize("style", ["cloud", "filaments"])
+def test_full_cover_is_the_whole_nebula(style):
+    made = emission_module.Emission(5.0, 30.0, -2.8, 2, style)
+    assert made == emission_module.Emission(5.0, 30.0, -2.8, 2, style, cover=1.0)
+    rng = np.random.default_rng(2)
+    field = emission_module._random_field(made.samples, -2.8, rng)
+    if style == "filaments":
+        ridge = np.exp(-np.abs(field) / 0.35)
+        field = ridge * np.exp(0.7 * emission_module._random_field(made.samples, -2.8, rng))
+    low, high = np.percentile(field, [0.5, 99.5])
+    assert_array_equal(emission_module._raw_emission(made), (field - field.min()) * (5.0 / (high - low)))
+
+
 def test_emission_has_no_seam():
     scene = Scene(RA, DEC).with_emission(5.0, radius=30, seed=2)
     here = np.linspace(29.9, 30.1, 41)
@@ -96,6 +144,9 @@ def test_real_mosaics_can_be_a_scene(shared_data):
     [
         (lambda s: s.with_emission(style="soup"), "style must be 'cloud' or 'filaments', got 'soup'"),
         (lambda s: s.with_emission(radius=0), "radius must be above 0 arcsec, got 0"),
+        (lambda s: s.with_emission(cover=0), "cover must be a fraction above 0 and at most 1, got 0"),
+        (lambda s: s.with_emission(cover=1.2), "cover must be a fraction above 0 and at most 1, got 1.2"),
+        (lambda s: s.with_emission(cover=np.nan), "cover must be a fraction above 0 .* got nan"),
         (lambda s: s.with_stars(flux=(2, 1)), "flux must be 0 < min <= max"),
         (lambda s: s.with_image(np.ones((5, 5))), "needs a wcs or a pixel_scale"),
     ],
