@@ -11,9 +11,10 @@ _STEPS = {
     "MedianHotPixelStep": "miri_steps.steps.median_hot_pixel",
     "PixelSkyMatchStep": "miri_steps.steps.pixel_skymatch",
     "RateFromRateintsStep": "miri_steps.steps.rate_from_rateints",
+    "SuperBackgroundStep": "miri_steps.steps.super_background",
 }
 
-__all__ = ["MedianHotPixelStep", "PixelSkyMatchStep", "RateFromRateintsStep", "__version__"]  # noqa: F822 (found by __getattr__)
+__all__ = [*sorted(_STEPS), "__version__"]
 
 
 def __getattr__(name):

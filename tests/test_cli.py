@@ -88,6 +88,20 @@ def test_image3_hot_pixels_adds_its_hook_to_those_of_image3():
     assert both["steps"]["tweakreg"]["pre_hooks"] == ["miri_steps.MedianHotPixelStep"]
 
 
+def test_image3_super_background_takes_the_background_before_the_sky_is_matched():
+    background, image3 = (
+        config_parser.load_config_file(str(parameters.copy(name)))
+        for name in ("image3_super_background", "image3")
+    )
+
+    assert set(background["steps"]) == {"skymatch"}
+    skymatch = background["steps"]["skymatch"]
+    assert skymatch["pre_hooks"] == ["miri_steps.SuperBackgroundStep"]
+    assert {key: skymatch[key] for key in ("skip", "post_hooks")} == {
+        key: image3["steps"]["skymatch"][key] for key in ("skip", "post_hooks")
+    }
+
+
 def test_demo_runs_in_the_folder_it_is_given(monkeypatch, tmp_cwd):
     folders = []
     fake = ModuleType("miri_steps.demo")

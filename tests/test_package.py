@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "detector": SCIENCE,
     "exposures": SCIENCE | PIPELINE - {"stpipe"} | {"detector"},
     # Steps may save a figure with report, but import it only then: see the test of the start-up below.
-    "steps": SCIENCE | PIPELINE | {"exposures", "algorithms", "detector", "report", "workers", "plugin"},
+    "steps": SCIENCE
+    | PIPELINE
+    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "plugin"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
     "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
     "report": SCIENCE | {"matplotlib", "exposures", "algorithms", "fluxcal", "detector"},

@@ -1,7 +1,8 @@
 """
 Draw the before and after pictures of the pages of the Steps.
 
-    python docs/_figures/steps.py median_hot_pixel rate_from_rateints
+    python docs/_figures/steps.py                    # all of them
+    python docs/_figures/steps.py super_background   # one of them
 
 The fields are simulated, the mosaics are made by strun calwebb_image3; it takes minutes.
 """
@@ -84,6 +85,32 @@ def rate_from_rateints() -> None:
     figure.savefig(STATIC / "rate_from_rateints.png", dpi=100)
 
 
+def super_background() -> None:
+    """Show the mosaic of ten dithers with glow and columns fixed to the detector, and without them."""
+    scene = simulate.Scene(80.0, -69.5).with_stars(400, radius=80.0, flux=(0.001, 1.0), seed=3)
+    plan = simulate.mosaic(80.0, -69.5, tiles=(1, 1), dithers=10, dither_step=6.0)
+    pattern = simulate.dome(0.5) + simulate.columns(0.05)
+    sky = SKY + 0.3 * np.random.default_rng(1).standard_normal(len(plan))
+    field = simulate.observe(scene, plan, "F770W", sky=sky, pattern=pattern)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        association = simulate.write(field, folder / "field", product="field").resolve()
+        # The stock step that levels the sky stays on.
+        before, after = (
+            mosaic(folder, association, name, "--steps.skymatch.skip=false", *hook)
+            for name, hook in (
+                ("stock", ()),
+                ("flat", ("--steps.skymatch.pre_hooks=miri_steps.SuperBackgroundStep,",)),
+            )
+        )
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained")
+    for axis, image, title in zip(axes, (before, after), ("stock", "super_background"), strict=True):
+        show(axis, image - np.nanmedian(image), title, -0.15, 0.3)
+    figure.savefig(STATIC / "super_background.png", dpi=100)
+
+
+FIGURES = {draw.__name__: draw for draw in (median_hot_pixel, rate_from_rateints, super_background)}
+
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or ("median_hot_pixel", "rate_from_rateints"):
-        {"median_hot_pixel": median_hot_pixel, "rate_from_rateints": rate_from_rateints}[chosen]()
+    for chosen in sys.argv[1:] or FIGURES:
+        FIGURES[chosen]()

@@ -9,7 +9,9 @@ from photutils.segmentation import detect_sources
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 
-__all__ = ["grow", "segment", "with_margin"]
+from miri_steps.algorithms import location
+
+__all__ = ["grow", "grow_by_width", "segment", "with_margin"]
 
 # Side of a box of the background: wider than any star [FWHM], and not too small for statistics [pixel].
 _BOX, _LEAST_BOX = 12, 64
@@ -51,19 +53,9 @@ def segment(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> 
     unknown = ~np.isfinite(data)
     if unknown.all():
         return np.zeros(data.shape, bool)
-    box = tuple(min(max(_LEAST_BOX, round(_BOX * fwhm)), n) for n in data.shape)
-    mesh = Background2D(
-        data,
-        box,
-        mask=unknown,
-        # A box with a tenth of its pixels is enough: bars cut through many.
-        exclude_percentile=90,
-        bkg_estimator=MedianBackground(),
-    )
+    level, rough = _background(data, unknown, fwhm)
     width = _SMOOTHING * fwhm * gaussian_fwhm_to_sigma
-    smooth = ndimage.gaussian_filter(np.where(unknown, 0, data - mesh.background), width)
-    # One roughness per box will do; splines between them would take longer than all the rest.
-    rough = np.kron(mesh.background_rms_mesh, np.ones(box, np.float32))[: data.shape[0], : data.shape[1]]
+    smooth = ndimage.gaussian_filter(np.where(unknown, 0, data - level), width)
     noise = np.fmax(err, rough)
     area = max(_LEAST_AREA, round(_AREA * fwhm**2))
     with warnings.catch_warnings():
@@ -73,6 +65,27 @@ def segment(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> 
     if segments is None:
         return np.zeros(data.shape, bool)
     return ndimage.binary_fill_holes(segments.data > 0)
+
+
+def _background(data, unknown, fwhm):
+    """Find the level and the roughness of the background around every pixel."""
+    box = tuple(min(max(_LEAST_BOX, round(_BOX * fwhm)), n) for n in data.shape)
+    try:
+        mesh = Background2D(
+            data,
+            box,
+            mask=unknown,
+            # A box with a tenth of its pixels is enough: bars cut through many.
+            exclude_percentile=90,
+            bkg_estimator=MedianBackground(),
+        )
+    except ValueError:
+        # No box has them: then one level must do.
+        _, level, rough = location.clip(data[~unknown])
+        return np.float32(level), np.float32(rough)
+    # One roughness per box will do; splines between them would take longer than all the rest.
+    rough = np.kron(mesh.background_rms_mesh, np.ones(box, np.float32))[: data.shape[0], : data.shape[1]]
+    return mesh.background, rough
 
 
 def with_margin(inside: np.ndarray, alone: np.ndarray) -> np.ndarray:
@@ -113,3 +126,31 @@ def grow(mask: np.ndarray, radius: float) -> np.ndarray:
     if not mask.any():
         return mask.copy()
     return ndimage.distance_transform_edt(~mask) <= radius
+
+
+def grow_by_width(mask: np.ndarray, times: float, most: float) -> np.ndarray:
+    """
+    Add the surroundings of each connected part of a mask, wider where it is wide.
+
+    The brighter a star, the wider what is seen of it, and the farther its wings reach.
+
+    Parameters
+    ----------
+    mask : ndarray
+        Shape (ny, nx).
+    times : float
+        Width of the surroundings [radius of the largest disc that the part holds].
+    most : float
+        Largest width [pixel].
+
+    Returns
+    -------
+    ndarray
+        The larger mask.
+    """
+    if not mask.any():
+        return mask.copy()
+    labels, number = ndimage.label(mask, np.ones((3, 3), bool))
+    radius = ndimage.maximum(ndimage.distance_transform_edt(mask), labels, np.arange(number + 1))
+    away, (row, column) = ndimage.distance_transform_edt(~mask, return_indices=True)
+    return away <= np.minimum(times * radius, most)[labels[row, column]]

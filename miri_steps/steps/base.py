@@ -15,13 +15,14 @@ from jwst.lib import suffix
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import exposures
+from miri_steps import detector, exposures
 from miri_steps.plugin import get_steps
 
 __all__ = [
     "Exposure",
     "MiriStep",
     "as_library",
+    "check_exposures",
     "check_file",
     "is_exposure_file",
     "library_folder",
@@ -270,7 +271,33 @@ def check_file(path: str | Path) -> None:
         raise ValueError(f"{path} is truncated: it must have {end} bytes by its headers, got {size}")
 
 
-def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
+def check_exposures(listed: Sequence[Exposure]) -> None:
+    """
+    Refuse what is no exposure of the imager in a filter that is known.
+
+    Parameters
+    ----------
+    listed : sequence of Exposure
+        The exposures.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or one is not MIRI imaging, not of a known filter, or a mosaic.
+    """
+    if not listed:
+        raise ValueError("the input must hold at least 1 science exposure, got 0")
+    for exposure in listed:
+        exposures.check_imaging(exposure.name, exposure.meta.get("meta.exposure.type"))
+        band = exposure.meta.get("meta.instrument.filter")
+        if band not in detector.FWHM:
+            raise ValueError(
+                f"FILTER of {exposure.name} must be one of {', '.join(detector.FWHM)}, got {band}"
+            )
+        exposures.check_unresampled(exposure.name, exposure.meta.get("meta.cal_step.resample"))
+
+
+def as_library(opened: object, *, in_memory: bool, read_apart: Sequence[str] = ()) -> ModelLibrary:
     """
     Put whatever a Step was given into a library.
 
@@ -280,6 +307,8 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
         Input after ``Step.prepare_output``.
     in_memory : bool
         Whether the library may hold all exposures at once; open models are held anyway.
+    read_apart : sequence of str, optional
+        Types of members that the caller reads by itself.
 
     Returns
     -------
@@ -307,7 +336,7 @@ def as_library(opened: object, *, in_memory: bool) -> ModelLibrary:
         files = [{"expname": str(Path(name).resolve()), "exptype": "science"} for name in opened]
         opened = {"products": [{"members": files}]}
     else:
-        _check_members(*read_association(opened))
+        _check_members(*read_association(opened), read_apart)
     return ModelLibrary(opened, asn_exptypes=["science"], on_disk=on_disk)
 
 
@@ -392,7 +421,7 @@ def read_association(given: str | Path | dict) -> tuple[dict, Path]:
     return association, folder
 
 
-def _check_members(association, folder):
+def _check_members(association, folder, read_apart):
     """Look at the files of the science exposures, and log the other members; they need not be images."""
     for product in association["products"][:1]:
         for member in product["members"]:
@@ -402,5 +431,5 @@ def _check_members(association, folder):
                 )
             if member["exptype"] == "science":
                 check_file(folder / member["expname"])
-            else:
+            elif member["exptype"] not in read_apart:
                 log.info("%s is of type %s and takes no part.", member["expname"], member["exptype"])

@@ -1,6 +1,5 @@
 """The exposures of a library as `MedianHotPixelStep` keeps them between its two rounds."""
 
-import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,8 +7,9 @@ from astropy.coordinates import SkyCoord
 
 from miri_steps.algorithms.hot_pixels import Outstanding
 from miri_steps.steps.base import Exposure
+from miri_steps.steps.pixel_set import PixelSet
 
-__all__ = ["Group", "Member", "PixelSet", "group_by_frame"]
+__all__ = ["Group", "Member", "group_by_frame"]
 
 # What is read of the metadata.
 _USED = tuple(
@@ -24,24 +24,6 @@ _USED = tuple(
     )
 )
 _FRAME = ("instrument.detector", *(f"subarray.{key}" for key in ("xstart", "ystart", "xsize", "ysize")))
-
-
-@dataclass(frozen=True)
-class PixelSet:
-    """A mask that takes kilobytes where the array takes a megabyte."""
-
-    packed: bytes
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> "PixelSet":
-        """Pack a mask, shape (ny, nx)."""
-        return cls(zlib.compress(np.packbits(mask).tobytes(), level=1), mask.shape)
-
-    def mask(self) -> np.ndarray:
-        """Unpack the mask, shape (ny, nx)."""
-        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
-        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).reshape(self.shape).astype(bool)
 
 
 @dataclass

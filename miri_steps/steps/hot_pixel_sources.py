@@ -7,20 +7,13 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
-from astropy.wcs import WCS
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import detector, exposures
+from miri_steps import detector
 from miri_steps.algorithms import sources
-from miri_steps.algorithms.sky_cells import PixelMap
+from miri_steps.steps.sky_masks import SkyMask, first_image, read_wcs, wcs_of
 
-__all__ = ["Catalogue", "DetectorMask", "SkyMask", "read_catalogue", "read_mask"]
-
-
-def _wcs_of(model: JwstDataModel, what: str):
-    if getattr(model.meta, "wcs", None) is None:
-        raise ValueError(f"{what} is on the sky, but {model.meta.filename} has no WCS (was assign_wcs run?)")
-    return model.meta.wcs
+__all__ = ["Catalogue", "DetectorMask", "read_catalogue", "read_mask"]
 
 
 @dataclass(frozen=True)
@@ -41,26 +34,6 @@ class DetectorMask:
 
 
 @dataclass(frozen=True)
-class SkyMask:
-    """A mask on the sky, True on sources, for instance the ``_segm`` of the pipeline."""
-
-    path: Path
-    mask: np.ndarray
-    wcs: WCS
-
-    def covers(self, model: JwstDataModel) -> np.ndarray:
-        """Find the pixels of an exposure that sources cover, shape (ny, nx)."""
-        _wcs_of(model, f"source_mask {self.path}")
-        positions = PixelMap(*exposures.pixel_mesh(model, self.wcs)).at_pixels(model.data.shape)
-        column, row = np.moveaxis(np.rint(positions).astype(int), -1, 0)
-        inside = (column >= 0) & (column < self.mask.shape[1]) & (row >= 0) & (row < self.mask.shape[0])
-        covered = np.zeros(model.data.shape, bool)
-        covered[inside] = self.mask[row[inside], column[inside]]
-        # A pixel of the mask may be smaller than one of the detector.
-        return sources.grow(covered, 1)
-
-
-@dataclass(frozen=True)
 class Catalogue:
     """Positions of sources, each with a disc around it."""
 
@@ -70,7 +43,7 @@ class Catalogue:
 
     def covers(self, model: JwstDataModel) -> np.ndarray:
         """Find the pixels of an exposure that sources cover, shape (ny, nx)."""
-        wcs = _wcs_of(model, f"source_catalog {self.path}")
+        wcs = wcs_of(model, f"source_catalog {self.path}")
         ny, nx = model.data.shape
         radius = self.radius / detector.PIXEL_SCALE
         middle = SkyCoord(*wcs((nx - 1) / 2, (ny - 1) / 2, with_bounding_box=False), unit="deg")
@@ -109,12 +82,12 @@ def read_mask(path: str | Path) -> DetectorMask | SkyMask:
     """
     path = Path(path)
     with fits.open(path) as hdus:
-        image = next((hdu for hdu in hdus if hdu.is_image and hdu.header.get("NAXIS") == 2), None)
-        if image is None:
-            raise ValueError(f"source_mask {path} must hold a two-dimensional image, but has none")
+        image = first_image(hdus, f"source_mask {path}")
         mask = np.nan_to_num(image.data) != 0
-        wcs = WCS(image.header)
-    return SkyMask(path, mask, wcs) if wcs.has_celestial else DetectorMask(path, mask)
+        wcs = read_wcs(image.header)
+    if not wcs.has_celestial:
+        return DetectorMask(path, mask)
+    return SkyMask(f"source_mask {path}", mask, np.broadcast_to(True, mask.shape), wcs)
 
 
 def read_catalogue(path: str | Path, radius: float) -> Catalogue:

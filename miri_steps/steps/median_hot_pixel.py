@@ -7,12 +7,13 @@ from jwst.datamodels import ModelContainer
 from scipy import ndimage
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import detector, exposures
+from miri_steps import detector
 from miri_steps.algorithms import hot_pixels, pixel_repair, sources
 from miri_steps.steps import hot_pixel_planes, hot_pixel_sources
-from miri_steps.steps.base import MiriStep, as_library, list_exposures
-from miri_steps.steps.hot_pixel_members import Member, PixelSet, group_by_frame
+from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures
+from miri_steps.steps.hot_pixel_members import Member, group_by_frame
 from miri_steps.steps.hot_pixel_planes import Planes
+from miri_steps.steps.pixel_set import PixelSet
 
 __all__ = ["MedianHotPixelStep"]
 
@@ -93,7 +94,7 @@ class MedianHotPixelStep(MiriStep):
         opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
         members = list_exposures(library, Member)
-        self._check_members(members)
+        check_exposures(members)
         self.name_products([member.path for member in members])
         todo = [member for member in members if not member.is_done]
         for member in members:
@@ -122,17 +123,6 @@ class MedianHotPixelStep(MiriStep):
         if self.source_catalog:
             given.append(hot_pixel_sources.read_catalogue(self.source_catalog, self.source_radius))
         return given
-
-    def _check_members(self, members):
-        if not members:
-            raise ValueError("the input must hold at least 1 science exposure, got 0")
-        for member in members:
-            exposures.check_imaging(member.name, member.meta.get("meta.exposure.type"))
-            if member.band not in detector.FWHM:
-                raise ValueError(
-                    f"FILTER of {member.name} must be one of {', '.join(detector.FWHM)}, got {member.band}"
-                )
-            exposures.check_unresampled(member.name, member.meta.get("meta.cal_step.resample"))
 
     def _warn_of_small_dithers(self, group):
         """Say when sources stay where they are from exposure to exposure."""

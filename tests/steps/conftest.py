@@ -11,7 +11,7 @@ import pytest
 from jwst import datamodels
 from jwst.datamodels import ModelLibrary
 
-from miri_steps.simulate import Scene, dome, grid, integrate, mosaic, observe, wcs, write
+from miri_steps.simulate import Scene, columns, dome, grid, integrate, mosaic, observe, wcs, write
 
 RA, DEC = 83.6, -69.1
 PLANES = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
@@ -156,6 +156,19 @@ def spotted(folder):
         hot_pixels=0.005,
         dead_pixels=0.001,
         cosmic_rays=1e-3,
+    )
+
+
+@pytest.fixture(scope="session")
+def dusty(folder):
+    """Six dithers of a field of stars seen through a hill of light and stripes fixed to the detector."""
+    return make(
+        folder / "dusty",
+        grid(RA, DEC, n=(3, 2), step=5.0, per_visit=3),
+        sky=[4.0, 4.4, 3.7, 4.9, 4.1, 4.6],
+        scene=Scene(RA, DEC).with_stars(30, radius=25, flux=(0.002, 0.3), seed=10),
+        pattern=dome(0.5, center=(540, 180), radius=150) + columns(0.1),
+        subarray="SUB256",
     )
 
 

@@ -41,6 +41,8 @@ class Case:
         Parameters that change no number.
     cleared : tuple of str
         Flags that it takes away from the pixels it fills, which then are FLUX_ESTIMATED.
+    beside : tuple of str
+        Files that it writes beside the exposures, for the product "field".
     """
 
     name: str
@@ -51,6 +53,7 @@ class Case:
     place: str | None = None
     fixed: dict = field(default_factory=dict)
     cleared: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def step(self):
@@ -80,6 +83,13 @@ CASES = [
         {"sigma": 6.0},
         changed=("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat"),
         cleared=("DO_NOT_USE",),
+    ),
+    Case(
+        "SuperBackgroundStep",
+        "dusty",
+        {"source_sigma": 4.0},
+        changed=("data", "err", "var_poisson", "var_rnoise"),
+        beside=("field_super_background_asn.json",),
     ),
 ]
 
@@ -287,7 +297,7 @@ def test_products_carry_the_alias_as_their_one_suffix_and_inputs_are_not_overwri
 
     case.call(str(exposures.association), save_results=True, output_dir="first")
 
-    assert sorted(path.name for path in (tmp_cwd / "first").iterdir()) == sorted(products)
+    assert sorted(path.name for path in (tmp_cwd / "first").iterdir()) == sorted([*products, *case.beside])
     files = [str(tmp_cwd / "first" / name) for name in products]
     first = fingerprints(files)
     reread = {}
@@ -300,7 +310,7 @@ def test_products_carry_the_alias_as_their_one_suffix_and_inputs_are_not_overwri
 
     case.call(exposures.dictionary(files), save_results=True, output_dir="second")
 
-    assert sorted(path.name for path in (tmp_cwd / "second").iterdir()) == sorted(products)
+    assert sorted(path.name for path in (tmp_cwd / "second").iterdir()) == sorted([*products, *case.beside])
     assert sorted(path.name for path in tmp_cwd.iterdir()) == ["first", "second"]
     assert fingerprints(files) == first
     assert fingerprints(exposures.association.parent.iterdir()) == before
@@ -332,7 +342,7 @@ def test_a_second_run_on_saved_products_changes_nothing_and_says_so(
     case, exposures, tmp_cwd, planes_of, caplog
 ):
     case.call(str(exposures.association), save_results=True, output_dir="first")
-    files = sorted(map(str, (tmp_cwd / "first").iterdir()))
+    files = sorted(map(str, (tmp_cwd / "first").glob("*.fits")))
     before = {}
     for name in files:
         with datamodels.open(name) as model:
