@@ -171,8 +171,8 @@ def watched():
 
 @pytest.fixture(scope="module")
 def close():
-    """The same with dithers two widths of a star apart."""
-    return watch(dithered((4, 2), 2 * FWHM), stars=10, flux=(0.01, 0.3))
+    """Dithers two widths of a star apart, and a hill without stripes, which no filling can know."""
+    return watch(dithered((4, 2), 2 * FWHM), stars=10, flux=(0.01, 0.3), pattern=dome(0.5))
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +226,8 @@ def test_levels_are_found_and_kept_in_the_metadata(watched):
         assert np.nanmedian(after.data) == pytest.approx(0, abs=0.2 * NOISE)
 
 
-@pytest.mark.parametrize(("passes", "limit"), [(1, 0.01), (2, 0.003)])
-def test_stars_keep_their_light_where_dithers_are_two_widths_apart(passes, limit, close):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_stars_keep_their_light_where_dithers_are_two_widths_apart(passes, close):
     observation, models = close
     stars = observation.scene.stars
     sky = sphere.unit_vectors(np.array(stars["ra"]), np.array(stars["dec"]))
@@ -245,7 +245,7 @@ def test_stars_keep_their_light_where_dithers_are_two_widths_apart(passes, limit
             light += observation.signal(k)[aperture].sum()
             lost += np.nansum(error[aperture] - np.nanmedian(error[ring]))
     assert light > 1000 * NOISE
-    assert abs(lost) < limit * light
+    assert abs(lost) < 0.003 * light
 
 
 # Who takes part
