@@ -13,6 +13,8 @@ _TRUNCATE = 3.0
 # Where less than this part of the weight of a Gaussian is on known pixels, wider ones say more: that is some
 # 2.3 widths away from the edge of a large hole.
 _LITTLE = 0.01
+# Stripes are averaged over this width: many pixels, and farther than most holes reach [pixel].
+_STRIPE = 64.0
 
 # The image is halved until it is less than this many widths across: a Gaussian then reaches all of it.
 _ACROSS = _TRUNCATE
@@ -73,6 +75,8 @@ def fill(image: np.ndarray, known: np.ndarray, *, scale: float = 4.0) -> Filled:
     mean of what is left, :math:`G * (w r) / (G * w + 0.01)`, with w 1 on known pixels and 0 elsewhere
     and r the residual of the wider ones (normalised convolution, Knutsson & Westin 1993,
     doi:10.1109/CVPR.1993.341081). Widths grow by factors of two, and the image is binned with them.
+    Columns and rows of their own level are carried on through holes: the mean of what is left along each,
+    with a Gaussian of 64 pixels.
 
     A constant is exact, and a plane is so to rounding wherever the holes are. A surface that curves is filled
     as by a soap film on the rim of the hole, off by up to r**2 / 4 times its Laplacian in the middle of a
@@ -103,6 +107,9 @@ def fill(image: np.ndarray, known: np.ndarray, *, scale: float = 4.0) -> Filled:
     plane = _plane(rest, known)
     rest = np.where(known, rest - plane, 0.0)
     smooth = _smooth(rest, weight, scale, carry=True)
+    left = weight * (rest - smooth)
+    # Columns and rows of the detector cross a hole, and their neighbours say nothing of them.
+    smooth += _stripes(left, weight, 0) + _stripes(left, weight, 1)
     # Squares of twice the width: the standard deviation is known to a few percent.
     squares = _smooth(weight * (rest - smooth) ** 2, weight, scale, carry=False, first=1)
     # Rounding may leave less than nothing of zero.
@@ -164,6 +171,15 @@ def _smooth(values, weight, scale, *, carry, first=0):
 def _blur(plane, scale):
     # Beyond the edges nothing is known.
     return ndimage.gaussian_filter(plane, scale, mode="constant", truncate=_TRUNCATE)
+
+
+def _stripes(rest, weight, axis):
+    """Average what is left along one axis, and carry it on through holes."""
+    total, near = (
+        ndimage.gaussian_filter1d(plane, _STRIPE, axis=axis, mode="constant", truncate=_TRUNCATE)
+        for plane in (rest, weight)
+    )
+    return total / (near + _LITTLE)
 
 
 def _bin(plane):

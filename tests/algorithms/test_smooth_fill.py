@@ -101,8 +101,20 @@ def test_noise_of_the_filling_is_far_below_that_of_a_pixel(hole):
     error = (filled(noisy(PLANE), HOLES[hole]).value - PLANE)[HOLES[hole]]
 
     assert abs(error.mean()) < 0.1 * NOISE
-    assert np.sqrt(np.mean(error**2)) < 0.2 * NOISE
-    assert np.abs(error).max() < 0.7 * NOISE
+    assert np.sqrt(np.mean(error**2)) < 0.3 * NOISE
+    assert np.abs(error).max() < NOISE
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("hole", "share"), [("stars", 0.4), ("middle", 0.45), ("edge", 0.45)])
+def test_stripes_go_on_through_holes(hole, share, axis):
+    """Of white stripes what a Gaussian of 4 pixels keeps, 7 % of the variance, is not carried on."""
+    levels = np.random.default_rng(7).standard_normal(PLANE.shape[1 - axis])
+    stripes = PLANE + 3 * (levels[np.newaxis, :] if axis == 0 else levels[:, np.newaxis])
+
+    error = (filled(stripes, HOLES[hole]).value - stripes)[HOLES[hole]]
+
+    assert np.sqrt(np.mean(error**2)) < share * 3
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 4.0, 8.0])

@@ -270,24 +270,38 @@ CLASSES = {"above 20 sigma": (20.0, np.inf), "5 to 20 sigma": (5.0, 20.0)}
 
 
 def stars(folder: Path) -> None:
-    """Error of the light of stars that the background leaves, dithers of two FWHM."""
-    trials = RECIPES | {"``passes=2``": lambda m: run_step(m, passes=2)}
-    pooled = {name: [] for name in trials}
-    for seed in (3, 4, 5):
-        plan = dithered(2 * detector.FWHM["F770W"] * detector.PIXEL_SCALE, (5, 2))
-        observation = observe("F770W", field(seed=seed), plan, seed=seed)
-        models = list(observation)
-        for name, recipe in trials.items():
-            pooled[name] += star_errors(observation, recipe(models))
+    """Error of the light of stars that the background leaves, with close dithers and with wide ones."""
+    close = 2 * detector.FWHM["F770W"] * detector.PIXEL_SCALE
+    plans = {"5 x 2, 2 FWHM apart": dithered(close, (5, 2)), f"spiral of {STEP:g} arcsec": dithered(STEP)}
+    trials = RECIPES | {"``passes=2``": lambda models: run_step(models, passes=2)}
     rows = []
-    for name, parts in pooled.items():
-        peak, light, error, local = np.concatenate(parts, axis=1)
-        for label, (low, high) in CLASSES.items():
-            inside = (peak >= low) & (peak < high)
-            found = (summary(light[inside], each[inside]) for each in (error, local))
-            rows.append((name, label, f"{inside.sum()}", *next(found), *next(found)))
-    head = ("recipe", "brightest pixel", "measurements", *("median [%]", "all light [%]", "error") * 2)
-    common.table("Light of stars, ten dithers on a grid of 2 FWHM", head, rows)
+    for label, plan in plans.items():
+        pooled = {name: [] for name in trials}
+        for seed in (3, 4, 5):
+            observation = observe("F770W", field(seed=seed), plan, seed=seed)
+            models = list(observation)
+            for name, recipe in trials.items():
+                pooled[name] += star_errors(observation, recipe(models))
+        rows += [(label, name, *row) for name, parts in pooled.items() for row in star_rows(parts)]
+    head = (
+        "dithers",
+        "recipe",
+        "brightest pixel",
+        "measurements",
+        *("median [%]", "all light [%]", "error") * 2,
+    )
+    common.table("Light of stars: without an annulus, and with the mean error taken off", head, rows)
+
+
+def star_rows(parts: list[np.ndarray]) -> list[tuple[str, ...]]:
+    """Sum up the measurements of stars by their brightness."""
+    peak, light, error, local = np.concatenate(parts, axis=1)
+    rows = []
+    for label, (low, high) in CLASSES.items():
+        inside = (peak >= low) & (peak < high)
+        plain, level_off = (summary(light[inside], each[inside]) for each in (error, local))
+        rows.append((label, f"{inside.sum()}", *plain, *level_off))
+    return rows
 
 
 def star_errors(observation, found: Sequence[Found]) -> list[np.ndarray]:
