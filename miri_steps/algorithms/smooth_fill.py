@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial import legendre
 from scipy import ndimage
 
 __all__ = ["Filled", "fill"]
@@ -15,6 +16,10 @@ _TRUNCATE = 3.0
 _LITTLE = 0.01
 # Stripes are averaged over this width: many pixels, and farther than most holes reach [pixel].
 _STRIPE = 64.0
+
+# A polynomial of this order follows a glow under holes, if this part of the image is known; it is fitted to
+# means of squares of pixels, halved so many times.
+_ORDER, _MOST, _HALVINGS = 4, 0.6, 3
 
 # The image is halved until it is less than this many widths across: a Gaussian then reaches all of it.
 _ACROSS = _TRUNCATE
@@ -71,7 +76,8 @@ def fill(image: np.ndarray, known: np.ndarray, *, scale: float = 4.0) -> Filled:
 
     Notes
     -----
-    From a plane through all known pixels on, each width from the image's down to `scale` adds the
+    From a plane through all known pixels on, and a polynomial of order 4 where they are at least 60 % of the
+    image, each width from the image's down to `scale` adds the
     mean of what is left, :math:`G * (w r) / (G * w + 0.01)`, with w 1 on known pixels and 0 elsewhere
     and r the residual of the wider ones (normalised convolution, Knutsson & Westin 1993,
     doi:10.1109/CVPR.1993.341081). Widths grow by factors of two, and the image is binned with them.
@@ -105,6 +111,7 @@ def fill(image: np.ndarray, known: np.ndarray, *, scale: float = 4.0) -> Filled:
     level = np.median(image[known]).astype(float)
     rest = np.where(known, image, level) - level
     plane = _plane(rest, known)
+    plane += _curves(np.where(known, rest - plane, 0.0), known)
     rest = np.where(known, rest - plane, 0.0)
     smooth = _smooth(rest, weight, scale, carry=True)
     left = weight * (rest - smooth)
@@ -141,6 +148,29 @@ def _plane(values, known):
     gradient = directions @ slopes
     rows, columns = (np.arange(n) / size for n in values.shape)
     return (z.mean() + gradient[0] * (rows - y.mean()))[:, np.newaxis] + gradient[1] * (columns - x.mean())
+
+
+def _curves(values, known):
+    """Fit a polynomial to the known pixels, where these are most of the image; nothing elsewhere."""
+    cells, weight = values, known.astype(float)
+    for _ in range(_HALVINGS):
+        cells, weight = _bin(cells), _bin(weight)
+    if known.mean() < _MOST or min(cells.shape) <= _ORDER:
+        return np.zeros(values.shape)
+    # Squares of 8 x 8 pixels: counted from the middle of the first one.
+    size = 2**_HALVINGS
+    axes = [(np.arange(n) + 0.5) * size - 0.5 for n in cells.shape]
+    y, x = (2 * axis / (n - 1) - 1 for axis, n in zip(axes, values.shape, strict=True))
+    degrees = [(a, b) for a in range(_ORDER + 1) for b in range(_ORDER + 1 - a)]
+    tables = [legendre.legvander(axis, _ORDER) for axis in (y, x)]
+    terms = np.stack([np.outer(tables[0][:, a], tables[1][:, b])[weight > 0] for a, b in degrees], axis=1)
+    share = np.sqrt(weight[weight > 0])
+    means = cells[weight > 0] / share
+    coefficients = np.linalg.lstsq(terms * share[:, np.newaxis], means, rcond=None)[0]
+    table = np.zeros((_ORDER + 1, _ORDER + 1))
+    table[tuple(np.transpose(degrees))] = coefficients
+    rows, columns = (np.linspace(-1, 1, n) for n in values.shape)
+    return legendre.leggrid2d(rows, columns, table)
 
 
 def _smooth(values, weight, scale, *, carry, first=0):

@@ -35,7 +35,8 @@ class ImageStack:
             self._file.truncate(number * shape[0] * shape[1] * self.dtype.itemsize)
 
     def close(self) -> None:
-        """Close the file."""
+        """Give the memory back, or close the file."""
+        self._array = None
         if self._file is not None:
             self._file.close()
 

@@ -33,6 +33,9 @@ __all__ = ["SuperBackgroundStep"]
 # Only loggers below "stpipe" are heard inside the stock pipelines.
 log = logging.getLogger(f"stpipe.{__name__}")
 
+# Where more of an exposure has no background of its own, the log warns.
+_MOST_FILLED = 0.25
+
 # Parameters that change the numbers, for the HISTORY entry.
 _RECORDED = (
     *("scaling", "statistic", "clip_sigma", "leave_one_out", "min_separation", "min_samples", "fallback"),
@@ -74,7 +77,7 @@ class SuperBackgroundStep(MiriStep):
         scaling = option('additive', 'multiplicative', 'both', 'none', default='additive') # What differs from exposure to exposure: a level that is added, a factor, both, or nothing
         statistic = option('clip', 'median', default='clip') # How exposures are combined: mean of what lies within clip_sigma of the median, or median
         clip_sigma = float(min=1, default=3.0) # Clipping limit on both sides [standard deviation]
-        min_samples = integer(min=1, default=3) # Unmasked exposures that a pixel needs
+        min_samples = integer(min=1, default=3) # Samples that a pixel needs, unmasked and not clipped
         fallback = option('smooth', 'flag', default='smooth') # Pixels with fewer get the smooth background around them, or are flagged DO_NOT_USE
         passes = integer(min=1, max=2, default=1) # 2 looks for faint halos in a mosaic of the first result, and builds the background again
 
@@ -125,8 +128,10 @@ class SuperBackgroundStep(MiriStep):
         groups = self._group(members, saved)
         libraries = {False: library, True: sky_library}
         with workers.open_map(cores) as run, self._scratch(library) as folder:
-            for group in groups:
-                self._correct(group, libraries, recipe, saved, run, folder)
+            built = [self._correct(group, libraries, recipe, saved, run, folder) for group in groups]
+        # All of them or none: an error in one group must not leave files of another.
+        for found in filter(None, built):
+            self._save_background(library, *found)
         return opened if isinstance(opened, JwstDataModel | ModelContainer) else library
 
     # ---- before any work is done
@@ -196,6 +201,8 @@ class SuperBackgroundStep(MiriStep):
                 log.warning("Nothing is done to %s: it was done before. It takes no part.", member.name)
         has_skies = any(member.is_sky for member in members)
         groups = [group for group in group_by_background(todo, self.max_days) if group.targets]
+        for group in groups:
+            group.is_only = len(groups) == 1
         names = [group.file_name for group in groups]
         for k, group in enumerate(groups):
             # Epochs, for instance: one background must not be written over another.
@@ -223,41 +230,51 @@ class SuperBackgroundStep(MiriStep):
     # ---- the work
 
     def _correct(self, group, libraries, recipe, saved, run, folder):
-        """Find the background of a group, and take it from its exposures."""
-        library = libraries[False]
+        """Find the background of a group, and take it from its exposures; return what is to be saved."""
+        library, built = libraries[False], ()
         if group.targets[0].problem is None and saved:
             known = next(each for each in saved if each.fits(group))
             self._warn_of_itself(group, known)
-            model = self._whole(known.value, known.variance, known.count)
-            self._write_back(library, group, lambda _, opened: self._follow(model, opened, recipe, group))
+            model, used = self._whole(known.value, known.variance, known.count), len(known.exposures)
+
+            def model_of(member, opened):
+                return used, *self._follow(model, member, opened, recipe, group)
+
+            self._write_back(library, group, model_of)
         elif group.targets[0].problem is None:
             with closing(Builder(group, recipe, _opener(libraries), run, folder)) as builder:
-                self._build_and_subtract(group, builder, library)
+                built = self._build_and_subtract(group, builder, library)
         for member in group.targets:
             if member.problem is not None:
                 self._skip(library, member)
+        return built
 
     def _build_and_subtract(self, group, builder, library):
         builder.read(corners(group.builders) if self.passes == 2 else None)
+        uncovered = builder.uncovered()
+        if uncovered and group.is_only:
+            raise ValueError(uncovered)
         group.leave_out(leave_one_out=self.leave_one_out, min_separation=self.min_separation)
         self._find_lonely(group)
+        for member in group.targets:
+            member.problem = member.problem or uncovered
         todo = [member for member in group.targets if member.problem is None]
         if not todo:
-            return
+            return ()
         wanted = {member.left_out for member in todo} | ({()} if self.save_background else set())
         background, levels = builder.build(sorted(wanted))
         numbers = {id(member): k for k, member in enumerate(group.builders)}
 
         def model_of(member, opened):
             model = self._whole(*background.read(member.left_out))
+            used = len(group.builders) - len(member.left_out)
             if id(member) not in numbers:
-                return self._follow(model, opened, builder.recipe, group)
+                return used, *self._follow(model, member, opened, builder.recipe, group)
             k = numbers[id(member)]
-            return model, levels.factor[k], levels.level[k]
+            return used, model, levels.factor[k], levels.level[k]
 
         self._write_back(library, group, model_of)
-        if self.save_background:
-            self._save_background(library, group, background.read(()), levels)
+        return (group, background.read(()), levels) if self.save_background else ()
 
     def _find_lonely(self, group):
         """Say which exposures have too few others far enough away."""
@@ -280,7 +297,7 @@ class SuperBackgroundStep(MiriStep):
             value, variance, count, min_samples=self.min_samples, smooth=self.fallback == "smooth"
         )
 
-    def _follow(self, model, opened, recipe, group):
+    def _follow(self, model, member, opened, recipe, group):
         """Find how an exposure follows a background that it has no part in."""
         if opened.data.shape != model.value.shape:
             raise ValueError(
@@ -289,8 +306,15 @@ class SuperBackgroundStep(MiriStep):
             )
         usable = usable_pixels(opened)
         given, known = recipe.rules.given(opened, usable, group.fwhm)
+        if recipe.rules.image is not None and usable.any():
+            log.log(
+                logging.INFO if known[usable].mean() > 0.99 else logging.WARNING,
+                *("%s: %s covers %.1f%% of it", member.name, recipe.rules.image.name),
+                100 * known[usable].mean(),
+            )
         residual = np.where(usable, opened.data - model.value, np.nan)
-        mask = given | (find_sources(residual, np.sqrt(model.variance), group.fwhm, recipe.rules) & ~known)
+        noise = np.sqrt(opened.err.astype(float) ** 2 + model.variance)
+        mask = given | (find_sources(residual, noise, group.fwhm, recipe.rules) & ~known)
         region = usable & ~mask & imager_pixels(opened)
         samples, background = (
             exposure_levels.to_cells(np.where(region, plane, np.nan), slice(None))
@@ -309,14 +333,18 @@ class SuperBackgroundStep(MiriStep):
                 continue
             with library:
                 opened = library.borrow(member.index)
-                model, factor, level = model_of(member, opened)
-                if np.isfinite(level):
-                    self._subtract(opened, member, model.followed(factor, level), group)
-                else:
+                used, model, factor, level = model_of(member, opened)
+                if not (usable_pixels(opened) & ~model.few).any():
+                    member.problem = f"none of its pixels has min_samples={self.min_samples} samples"
+                elif not np.isfinite(level):
                     member.problem = "its level cannot be found on the pixels outside sources"
+                else:
+                    self._subtract(opened, member, model.followed(factor, level), used)
                 library.shelve(opened, member.index, modify=member.problem is None)
 
-    def _subtract(self, opened, member, model, group):
+    def _subtract(self, opened, member, model, used):
+        usable = usable_pixels(opened)
+        few = (model.few & usable).sum()
         height = float(np.mean(model.value[imager_pixels(opened) & np.isfinite(model.value)]))
         flagged = subtract(opened, model, keep=height if self.preserve_level else 0.0)
         background = opened.meta.background
@@ -326,12 +354,12 @@ class SuperBackgroundStep(MiriStep):
                 # The level that a sky match left to be subtracted is gone with the background.
                 background.level = 0.0
         opened.meta.cal_step.super_background = "COMPLETE"
-        used = len(group.builders) - len(member.left_out)
         self.write_history(opened, _RECORDED, f"exposures={used}", f"background={height:.6g}")
-        log.info(
-            "%s: background of %d exposures %s, level %.4g, %d pixels with too few samples, %d flagged",
+        log.log(
+            logging.WARNING if few > _MOST_FILLED * usable.sum() else logging.INFO,
+            "%s: background of %d exposures %s, level %.4g, too few samples on %.1f%% of it, %d flagged",
             *(member.name, used, "levelled and subtracted" if self.preserve_level else "subtracted", height),
-            *((model.few & np.isfinite(opened.data)).sum(), flagged),
+            *(100 * few / usable.sum(), flagged),
         )
 
     def _skip(self, library, member):

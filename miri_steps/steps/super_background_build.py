@@ -109,7 +109,7 @@ class Builder:
         Raises
         ------
         ValueError
-            If exposures differ in shape or lack what is needed, or the mask image covers none of them.
+            If exposures differ in shape or lack what is needed.
         """
         cell = max(_LEAST_CELL, _CELL * self.group.fwhm * detector.PIXEL_SCALE)
         self._grid = exposures.sky_grid(corners, cell) if self.recipe.passes == 2 else None
@@ -118,8 +118,33 @@ class Builder:
             self._bright.append(PixelSet.of(found & ~known))
             self._known.append(PixelSet.of(known))
             self.samples.add_noise(err, ~found & ~self._given[k].mask(), scale)
-        if self.recipe.rules.image is not None and not any(member.is_sky for member in self.members):
-            self._check_cover()
+
+    def uncovered(self) -> str | None:
+        """
+        Say whether the mask image shows another field, and warn of exposures that it shows in part.
+
+        Returns
+        -------
+        str or None
+            What is wrong, if it covers none of the exposures that it was made for.
+        """
+        image = self.recipe.rules.image
+        shown = [share for share in self._covered if share is not None]
+        if image is None or not shown or any(member.is_sky for member in self.members):
+            return None
+        if max(shown) == 0:
+            ra, dec = self.members[0].pointing
+            return (
+                f"{image.name} must show the field of the exposures, but covers none of {self.group.name}, "
+                f"at RA {ra:.5f} and Dec {dec:.5f}"
+            )
+        for member, share in zip(self.members, self._covered, strict=True):
+            if share is not None and share < _WHOLE:
+                log.warning(
+                    "%s: %s covers %.1f%% of it; elsewhere sources are looked for in the exposure.",
+                    *(member.name, image.name, 100 * share),
+                )
+        return None
 
     def build(self, wanted: list[tuple[int, ...]]) -> tuple[Background, Levels]:
         """
@@ -176,23 +201,6 @@ class Builder:
             log.info("%d/%d %s read", k + 1, len(self.members), member.name)
             yield image, err, self.group.fwhm
 
-    def _check_cover(self):
-        """Refuse a mask image of another field, and tell which exposures it shows in part."""
-        name = self.recipe.rules.image.name
-        shown = [share for share in self._covered if share is not None]
-        if shown and max(shown) == 0:
-            ra, dec = self.members[0].pointing
-            raise ValueError(
-                f"{name} must show the field of the exposures, but covers none of {self.group.name}, at "
-                f"RA {ra:.5f} and Dec {dec:.5f}"
-            )
-        for member, share in zip(self.members, self._covered, strict=True):
-            if share is not None and share < _WHOLE:
-                log.warning(
-                    "%s: %s covers %.1f%% of it; elsewhere sources are looked for in the exposure.",
-                    *(member.name, name, 100 * share),
-                )
-
     def _make_room(self, member, model):
         if self.samples is None:
             self.samples = Samples(len(self.members), model.data.shape, self.folder)
@@ -222,10 +230,9 @@ class Builder:
 
     def _mask(self):
         """Mask sources: those of the mask image, and elsewhere those that show without the background."""
-        sources, wide = masks.without_detector_light(
+        sources = masks.without_detector_light(
             self._bright, self._valid, fwhm=self.group.fwhm, reach=self._reach()
         )
-        self._warn_of_staying(wide & self._unmasked())
         covered = min((share for share in self._covered if share is not None), default=0.0) >= _WHOLE
         if covered:
             self._write_masks(each.mask() for each in sources)
@@ -233,7 +240,9 @@ class Builder:
         halo = _HALO * self.group.fwhm
         self._write_masks((grow_by_width(each.mask(), _WINGS, halo) for each in sources), told=False)
         levels = self._find_levels()
-        guess, _, _ = self._combine(levels, [()], "median").read(())
+        median = self._combine(levels, [()], "median")
+        guess, _, _ = median.read(())
+        median.close()
         guess = smooth_fill.fill(guess, np.isfinite(guess)).value
         found = masks.find_residuals(
             self.samples, levels, guess, self.group.fwhm, self.recipe.rules, self.run
@@ -243,20 +252,17 @@ class Builder:
             for each, known, bright in zip(found, self._known, sources, strict=True)
         )
 
-    def _unmasked(self):
-        """Find the bright pixels that no mask of the user covers."""
-        left = np.zeros(self.samples.shape, bool)
-        for bright, given in zip(self._bright, self._given, strict=True):
-            left |= bright.mask() & ~given.mask()
-        return left
-
     def _write_masks(self, found, *, told=True):
         """Write masks, and tell of them where they are the last ones."""
+        count = np.zeros(self.samples.shape, np.uint16)
         for k, (given, each) in enumerate(zip(self._given, found, strict=True)):
             mask = given.mask() | each
             self.samples.masks.write(k, mask)
             if told:
                 self._tell(k, mask)
+                count += each & ~given.mask() & np.isfinite(self.samples.data.image(k))
+        if told:
+            self._warn_of_staying(count)
 
     def _tell(self, k, mask):
         inside = mask[np.isfinite(self.samples.data.image(k))]
@@ -280,11 +286,13 @@ class Builder:
         there = SkyCoord(known, unit="deg")
         return float(there.separation(there[0]).arcsec.max()) / detector.PIXEL_SCALE
 
-    def _warn_of_staying(self, wide):
+    def _warn_of_staying(self, count):
+        wide = masks.staying_wide(count, self._valid, fwhm=self.group.fwhm, reach=self._reach())
         if wide.any():
             log.warning(
                 "%s: light stays on %d pixels (%.2f%%) in most of the exposures and is wide: it is taken for "
-                "a source larger than the dithers. If it is the detector's, give mask_image.",
+                "sources larger than the dithers, and their faint outskirts may be in the background. Wider "
+                "dithers, mask_image or a sky set help; if it is the detector's light, mask_image does.",
                 *(self.group.name, wide.sum(), 100 * wide.sum() / max(1, (self._valid > 0).sum())),
             )
 

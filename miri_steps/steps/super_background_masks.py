@@ -1,10 +1,12 @@
 """What `SuperBackgroundStep` leaves out of the background of an exposure."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import exposures
@@ -20,6 +22,7 @@ __all__ = [
     "find_residuals",
     "find_sources",
     "mask_by_mosaic",
+    "staying_wide",
     "usable_pixels",
     "without_detector_light",
 ]
@@ -34,6 +37,10 @@ _NARROW, _REACH_SHARE = 3.0, 0.25
 # Of a source that moves, only a smaller part than this stays.
 _MOSTLY = 0.5
 
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# Cells of the largest mosaic that is made: some 50 bytes each are in use at once.
+_LARGEST_MOSAIC = 30_000_000
 # Pixels that may be used: neither DO_NOT_USE nor NON_SCIENCE.
 _DQ_BITS = "~DO_NOT_USE+NON_SCIENCE"
 
@@ -145,7 +152,7 @@ def usable_pixels(model: JwstDataModel) -> np.ndarray:
 
 def without_detector_light(
     bright: list[PixelSet], valid: np.ndarray, *, fwhm: float, reach: float
-) -> tuple[list[PixelSet], np.ndarray]:
+) -> list[PixelSet]:
     """
     Take the light of the detector from what is bright in each exposure.
 
@@ -165,18 +172,39 @@ def without_detector_light(
 
     Returns
     -------
-    sources : list of PixelSet
+    list of PixelSet
         What is left: connected parts of which less than half is narrow light that stays.
-    wide : ndarray
-        True where wide light stays, shape (ny, nx).
     """
     count = np.zeros(valid.shape, np.uint16)
     for each in bright:
         count += each.mask()
-    stays = (count >= _STAYS * valid) & (count > 0)
-    wide = source_masks.wide_parts(stays, max(_NARROW, fwhm, _REACH_SHARE * reach))
-    narrow = stays & ~wide
-    return [PixelSet.of(_mostly_outside(each.mask(), narrow)) for each in bright], wide
+    narrow = _staying(count, valid) & ~staying_wide(count, valid, fwhm=fwhm, reach=reach)
+    return [PixelSet.of(_mostly_outside(each.mask(), narrow)) for each in bright]
+
+
+def staying_wide(count: np.ndarray, valid: np.ndarray, *, fwhm: float, reach: float) -> np.ndarray:
+    """
+    Find light that stays on its pixels and is wide.
+
+    Parameters
+    ----------
+    count, valid : ndarray
+        Numbers of exposures in which a pixel is masked and usable, shape (ny, nx).
+    fwhm : float
+        Width of a star [pixel].
+    reach : float
+        Largest move of the sky between two exposures [pixel].
+
+    Returns
+    -------
+    ndarray
+        True there.
+    """
+    return source_masks.wide_parts(_staying(count, valid), max(_NARROW, fwhm, _REACH_SHARE * reach))
+
+
+def _staying(count, valid):
+    return (count >= _STAYS * valid) & (count > 0)
 
 
 def _mostly_outside(mask, other):
@@ -280,17 +308,54 @@ def mask_by_mosaic(
     run : callable
         A ``map``, over processes or not.
     """
-    windows = [pixel_map.window() for pixel_map in maps]
-    first = np.min([corner for corner, _ in windows], axis=0)
-    nx, ny = np.max([corner + shape[::-1] for corner, shape in windows], axis=0) - first
-    total, count = np.zeros((ny, nx), np.float32), np.zeros((ny, nx), np.uint16)
+    for piece in _pieces([pixel_map.window() for pixel_map in maps]):
+        first, shape = piece.first, piece.shape
+        if shape[0] * shape[1] > _LARGEST_MOSAIC:
+            log.warning(
+                "A mosaic of %d exposures would have %d x %d cells, %d at most: they get no second pass.",
+                *(len(piece.numbers), *shape, _LARGEST_MOSAIC),
+            )
+            continue
+        found = _mosaic_sources(samples, levels, background, left_out, maps, piece, fwhm, rules, run)
+        for k in piece.numbers:
+            position = np.rint(maps[k].moved(first).at_pixels(samples.shape)).astype(int)
+            column, row = (np.clip(position[..., axis], 0, shape[1 - axis] - 1) for axis in (0, 1))
+            samples.masks.write(k, samples.masks.image(k) | found[row, column])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Exposures whose windows on the grid hang together, and the window that holds them all."""
+
+    numbers: list[int]
+    first: np.ndarray
+    shape: tuple[int, int]
+
+
+def _pieces(windows):
+    """Put windows together that touch; far tiles must not share one mosaic."""
+    low = np.array([corner for corner, _ in windows])
+    high = low + np.array([shape[::-1] for _, shape in windows])
+    touch = np.all((low[:, np.newaxis] < high) & (low < high[:, np.newaxis]), axis=-1)
+    number, labels = connected_components(touch, directed=False)
+    for label in range(number):
+        inside = labels == label
+        first = low[inside].min(axis=0)
+        nx, ny = high[inside].max(axis=0) - first
+        yield _Piece(np.flatnonzero(inside).tolist(), first, (int(ny), int(nx)))
+
+
+def _mosaic_sources(samples, levels, background, left_out, maps, piece, fwhm, rules, run):
+    """Average the exposures of a piece without their background, and find the sources."""
+    first = piece.first
+    total, count = np.zeros(piece.shape, np.float32), np.zeros(piece.shape, np.uint16)
 
     def tasks():
-        for k, pixel_map in enumerate(maps):
+        for k in piece.numbers:
             model = background.read(left_out[k])[0]
             factor, level = np.float32(levels.factor[k]), np.float32(levels.level[k])
             clean = samples.data.image(k) - factor * model - level
-            yield (clean, pixel_map) if np.isfinite(clean).any() else None
+            yield (clean, maps[k]) if np.isfinite(clean).any() else None
 
     for cells in run(sky_cells.resample_job, tasks()):
         if cells is not None:
@@ -302,8 +367,4 @@ def mask_by_mosaic(
         mosaic, noise = total / np.where(count, count, np.nan), 1 / np.sqrt(count)
     job = rules.as_job(mosaic, noise, fwhm / maps[0].cell_size)
     # The mosaic sees deeper than an exposure: less is left beyond what it shows.
-    found = source_masks.find(**job | {"dilate": rules.dilate / 2})
-    for k, pixel_map in enumerate(maps):
-        position = np.rint(pixel_map.moved(first).at_pixels(samples.shape)).astype(int)
-        column, row = (np.clip(position[..., axis], 0, n - 1) for axis, n in enumerate((nx, ny)))
-        samples.masks.write(k, samples.masks.image(k) | found[row, column])
+    return source_masks.find(**job | {"dilate": rules.dilate / 2})

@@ -105,11 +105,14 @@ class Group:
     ----------
     members : list of Member
         All of them, sky set included.
+    is_only : bool
+        Whether there is no other group.
     number : int, optional
         Tells it from other groups of the same file name.
     """
 
     members: list[Member] = field(default_factory=list)
+    is_only: bool = False
     number: int | None = None
 
     @property
@@ -126,7 +129,13 @@ class Group:
     def name(self) -> str:
         """Say what they have in common."""
         first = self.members[0]
-        said = (*first.key[:3], first.key[7], f"{first.seconds:g} s")
+        state = dict(zip(_KEYS, first.key, strict=True))
+        said = (
+            *(*first.key[:3], state["exposure.readpatt"], f"{first.seconds:g} s"),
+            *(state["bunit_data"] or "without BUNIT",),
+            "after background subtraction" if state["cal_step.bkg_sub"] == "COMPLETE" else None,
+            "without detector background" if state["background.detector_subtracted"] else None,
+        )
         return " ".join(str(part) for part in said if part)
 
     @property
@@ -154,7 +163,7 @@ class Group:
         """
         builders, targets = self.builders, self.targets
         dead = np.array([builder.is_dead for builder in builders])
-        if not leave_one_out:
+        if not leave_one_out or builders[0].is_sky:
             for target in targets:
                 target.left_out = tuple(np.flatnonzero(dead).tolist())
             return

@@ -26,6 +26,8 @@ _KEYWORDS = {
     "SUBSIZE2": "subarray.ysize",
     "READPATT": "exposure.readpatt",
     "EFFEXPTM": "exposure.exposure_time",
+    "S_BKDSUB": "cal_step.bkg_sub",
+    "DETSUB": "background.detector_subtracted",
 }
 
 

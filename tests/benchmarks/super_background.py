@@ -19,7 +19,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.stats import sigma_clip
 from jwst.datamodels import ModelContainer
-from photutils.aperture import CircularAperture, aperture_photometry
+from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture, aperture_photometry
 from photutils.background import Background2D, MedianBackground
 from photutils.segmentation import detect_sources
 from scipy.spatial import cKDTree
@@ -264,9 +264,9 @@ def mosaic(observation, folder: Path, *options: str) -> Path:
 
 # ---- stars -----------------------------------------------------------------------------------------------
 
-# Radius of apertures, and how far away the next star of any weight is [FWHM].
-APERTURE, LONELY = 2.5, 6.0
-CLASSES = {"above 20 sigma": (20.0, np.inf), "5 to 20 sigma": (5.0, 20.0)}
+# Radius of apertures, limits of their annuli, and how far away the next star of any weight is [FWHM].
+APERTURE, ANNULUS, LONELY = 2.5, (3.5, 5.0), 6.0
+CLASSES = {"above 100 sigma": (100.0, np.inf), "20 to 100": (20.0, 100.0), "5 to 20": (5.0, 20.0)}
 
 
 def stars(folder: Path) -> None:
@@ -290,7 +290,7 @@ def stars(folder: Path) -> None:
         "measurements",
         *("median [%]", "all light [%]", "error") * 2,
     )
-    common.table("Light of stars: without an annulus, and with the mean error taken off", head, rows)
+    common.table("Light of stars: in the aperture, and less that of the annulus", head, rows)
 
 
 def star_rows(parts: list[np.ndarray]) -> list[tuple[str, ...]]:
@@ -308,8 +308,7 @@ def star_errors(observation, found: Sequence[Found]) -> list[np.ndarray]:
     """
     Measure lonely stars in each exposure.
 
-    Brightest pixel [sigma], light, its error, and the same without the mean error of the exposure, which a
-    distant annulus takes off; shape (4, n).
+    Brightest pixel [sigma], light, its error, and the same less the median error in an annulus; shape (4, n).
     """
     fwhm, good = detector.FWHM[observation.filter], usable(observation)
     catalog, parts = observation.scene.stars, []
@@ -318,14 +317,19 @@ def star_errors(observation, found: Sequence[Found]) -> list[np.ndarray]:
     for i, each in enumerate(found):
         x, y = wcs.sky_to_pixels(sky, observation.pointings[i], observation.filter, observation.subarray)
         kept = lonely(x, y, flux, LONELY * fwhm) & within(x, y, APERTURE * fwhm)
-        apertures = CircularAperture(np.column_stack([x, y])[kept], APERTURE * fwhm)
+        positions = np.column_stack([x, y])[kept]
+        apertures = CircularAperture(positions, APERTURE * fwhm)
+        annuli = CircularAnnulus(positions, *(radius * fwhm for radius in ANNULUS))
         error = observation.background(i) - each.background
         bad = ~good | ~np.isfinite(error)
         sums = (
             np.array(aperture_photometry(np.where(bad, 0, plane), apertures)["aperture_sum"])
-            for plane in (observation.signal(i), error, error - error[~bad].mean())
+            for plane in (observation.signal(i), error, ~bad)
         )
-        parts.append(np.array([flux[kept] / flux_of_peak(observation.filter), *sums]))
+        light, wrong, area = sums
+        nearby = np.nan_to_num(ApertureStats(error, annuli, mask=bad).median)
+        peak = flux[kept] / flux_of_peak(observation.filter)
+        parts.append(np.array([peak, light, wrong, wrong - area * nearby]))
     return parts
 
 
