@@ -16,6 +16,8 @@ _TRUNCATE = 3.0
 _LITTLE = 0.01
 # Stripes are averaged over this width: many pixels, and farther than most holes reach [pixel].
 _STRIPE = 64.0
+# So wide a Gaussian sees no difference between pixels that are bundled in such numbers.
+_BUNDLE = 8
 
 # A polynomial of this order follows a glow under holes, if this part of the image is known; it is fitted to
 # means of squares of pixels, halved so many times.
@@ -205,11 +207,21 @@ def _blur(plane, scale):
 
 def _stripes(rest, weight, axis):
     """Average what is left along one axis, and carry it on through holes."""
+    size = rest.shape[axis]
     total, near = (
-        ndimage.gaussian_filter1d(plane, _STRIPE, axis=axis, mode="constant", truncate=_TRUNCATE)
+        ndimage.gaussian_filter1d(
+            _bundle(plane, axis), _STRIPE / _BUNDLE, axis=axis, mode="constant", truncate=_TRUNCATE
+        )
         for plane in (rest, weight)
     )
-    return total / (near + _LITTLE)
+    along = np.repeat(total / (near + _LITTLE * _BUNDLE), _BUNDLE, axis=axis)
+    return np.take(along, np.arange(size), axis=axis)
+
+
+def _bundle(plane, axis):
+    """Add up pixels in bundles along one axis; those beyond an edge count as 0."""
+    starts = np.arange(0, plane.shape[axis], _BUNDLE)
+    return np.add.reduceat(plane, starts, axis=axis)
 
 
 def _bin(plane):

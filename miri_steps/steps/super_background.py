@@ -235,10 +235,10 @@ class SuperBackgroundStep(MiriStep):
         if group.targets[0].problem is None and saved:
             known = next(each for each in saved if each.fits(group))
             self._warn_of_itself(group, known)
-            model, used = self._whole(known.value, known.variance, known.count), len(known.exposures)
 
             def model_of(member, opened):
-                return used, *self._follow(model, member, opened, recipe, group)
+                model = self._whole(known.value, known.variance, known.count, opened)
+                return len(known.exposures), *self._follow(model, member, opened, recipe, group)
 
             self._write_back(library, group, model_of)
         elif group.targets[0].problem is None:
@@ -266,7 +266,7 @@ class SuperBackgroundStep(MiriStep):
         numbers = {id(member): k for k, member in enumerate(group.builders)}
 
         def model_of(member, opened):
-            model = self._whole(*background.read(member.left_out))
+            model = self._whole(*background.read(member.left_out), opened)
             used = len(group.builders) - len(member.left_out)
             if id(member) not in numbers:
                 return used, *self._follow(model, member, opened, builder.recipe, group)
@@ -292,18 +292,17 @@ class SuperBackgroundStep(MiriStep):
                     f"pointed {far:.2f} arcsec away or more"
                 )
 
-    def _whole(self, value, variance, count):
-        return whole(
-            value, variance, count, min_samples=self.min_samples, smooth=self.fallback == "smooth"
-        )
+    def _whole(self, value, variance, count, opened):
+        if opened.data.shape != value.shape:
+            raise ValueError(
+                f"the background must have the shape of {opened.meta.filename}, {opened.data.shape}, got "
+                f"{value.shape}"
+            )
+        smooth, needed = self.fallback == "smooth", usable_pixels(opened)
+        return whole(value, variance, count, needed, min_samples=self.min_samples, smooth=smooth)
 
     def _follow(self, model, member, opened, recipe, group):
         """Find how an exposure follows a background that it has no part in."""
-        if opened.data.shape != model.value.shape:
-            raise ValueError(
-                f"the background must have the shape of {opened.meta.filename}, {opened.data.shape}, got "
-                f"{model.value.shape}"
-            )
         usable = usable_pixels(opened)
         given, known = recipe.rules.given(opened, usable, group.fwhm)
         if recipe.rules.image is not None and usable.any():

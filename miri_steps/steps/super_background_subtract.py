@@ -38,7 +38,13 @@ class Model:
 
 
 def whole(
-    value: np.ndarray, variance: np.ndarray, count: np.ndarray, *, min_samples: int, smooth: bool
+    value: np.ndarray,
+    variance: np.ndarray,
+    count: np.ndarray,
+    needed: np.ndarray,
+    *,
+    min_samples: int,
+    smooth: bool,
 ) -> Model:
     """
     Complete a background where it has too few samples.
@@ -49,6 +55,8 @@ def whole(
         Background and its variance, shape (ny, nx), NaN where there is no sample.
     count : ndarray
         Number of samples.
+    needed : ndarray
+        True on the pixels from which it will be subtracted.
     min_samples : int
         Samples it needs.
     smooth : bool
@@ -60,7 +68,7 @@ def whole(
         The background. The variance of a smooth value is the squared scatter of its surroundings.
     """
     few = count < min_samples
-    if not smooth or few.all():
+    if not smooth or few.all() or not (few & needed).any():
         return Model(np.where(few, np.nan, value), np.where(few, np.nan, variance), few)
     filled = smooth_fill.fill(value, ~few)
     return Model(filled.value, np.where(few, filled.scatter**2, variance), few)
