@@ -19,9 +19,9 @@ _STRIPE = 64.0
 # So wide a Gaussian sees no difference between pixels that are bundled in such numbers.
 _BUNDLE = 8
 
-# A polynomial of this order follows a glow under holes, if this part of the image is known; it is fitted to
+# A polynomial of this order follows a glow under holes, if more than this part of the image is known; it is fitted to
 # means of squares of pixels, halved so many times.
-_ORDER, _MOST, _HALVINGS = 4, 0.6, 3
+_ORDER, _MOST, _HALVINGS = 4, 0.5, 3
 
 # The image is halved until it is less than this many widths across: a Gaussian then reaches all of it.
 _ACROSS = _TRUNCATE
@@ -78,7 +78,7 @@ def fill(image: np.ndarray, known: np.ndarray, *, scale: float = 4.0) -> Filled:
 
     Notes
     -----
-    From a plane through all known pixels on, and a polynomial of order 4 where they are at least 60 % of the
+    From a plane through all known pixels on, and a polynomial of order 4 where they are more than half of the
     image, each width from the image's down to `scale` adds the
     mean of what is left, :math:`G * (w r) / (G * w + 0.01)`, with w 1 on known pixels and 0 elsewhere
     and r the residual of the wider ones (normalised convolution, Knutsson & Westin 1993,
@@ -157,7 +157,7 @@ def _curves(values, known):
     cells, weight = values, known.astype(float)
     for _ in range(_HALVINGS):
         cells, weight = _bin(cells), _bin(weight)
-    if known.mean() < _MOST or min(cells.shape) <= _ORDER:
+    if known.mean() <= _MOST or min(cells.shape) <= _ORDER:
         return np.zeros(values.shape)
     # Squares of 8 x 8 pixels: counted from the middle of the first one.
     size = 2**_HALVINGS
