@@ -19,9 +19,9 @@ _STRIPE = 64.0
 # So wide a Gaussian sees no difference between pixels that are bundled in such numbers.
 _BUNDLE = 8
 
-# A polynomial of this order follows a glow under holes, if more than this part of the image is known; it is fitted to
-# means of squares of pixels, halved so many times.
-_ORDER, _MOST, _HALVINGS = 4, 0.5, 3
+# A polynomial of this order follows a glow under holes, if more than this part of the image is known: carried
+# far beyond what is known it would be noise. It is fitted to means of squares, halved so many times.
+_ORDER, _MOST, _HALVINGS = 4, 0.52, 3
 
 # The image is halved until it is less than this many widths across: a Gaussian then reaches all of it.
 _ACROSS = _TRUNCATE
