@@ -276,13 +276,10 @@ def stars(folder: Path) -> None:
     trials = RECIPES | {"``passes=2``": lambda models: run_step(models, passes=2)}
     rows = []
     for label, plan in plans.items():
-        pooled = {name: [] for name in trials}
-        for seed in (3, 4, 5):
-            observation = observe("F770W", field(seed=seed), plan, seed=seed)
-            models = list(observation)
-            for name, recipe in trials.items():
-                pooled[name] += star_errors(observation, recipe(models))
-        rows += [(label, name, *row) for name, parts in pooled.items() for row in star_rows(parts)]
+        observation = observe("F770W", field(), plan)
+        models = list(observation)
+        for name, recipe in trials.items():
+            rows += [(label, name, *row) for row in star_rows(star_errors(observation, recipe(models)))]
     head = (
         "dithers",
         "recipe",
