@@ -12,6 +12,7 @@ _STEPS = {
     "PixelSkyMatchStep": "miri_steps.steps.pixel_skymatch",
     "RateFromRateintsStep": "miri_steps.steps.rate_from_rateints",
     "SuperBackgroundStep": "miri_steps.steps.super_background",
+    "TileAstrometryStep": "miri_steps.steps.tile_astrometry",
 }
 
 __all__ = [*sorted(_STEPS), "__version__"]

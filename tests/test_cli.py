@@ -129,3 +129,15 @@ def test_without_a_command_the_usage_is_shown(capsys):
 
     assert stopped.value.code == 2
     assert "usage: miri-steps" in capsys.readouterr().err
+
+
+def test_image3_tile_astrometry_averages_behind_tweakreg():
+    tiles, image3 = (
+        config_parser.load_config_file(str(parameters.copy(name)))
+        for name in ("image3_tile_astrometry", "image3")
+    )
+
+    assert set(tiles["steps"]) == {"tweakreg", "skymatch"}
+    hooks = ["miri_steps.TileAstrometryStep(save_corrections=True)"]
+    assert tiles["steps"]["tweakreg"]["post_hooks"] == hooks
+    assert tiles["steps"]["skymatch"] == image3["steps"]["skymatch"]

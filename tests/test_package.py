@@ -24,13 +24,13 @@ STEPS = [class_name.rpartition(".")[2] for class_name, _, _ in plugin.get_steps(
 # import itself; names without a dot below are rooms of miri_steps where there
 # is such a room. What is not listed is not allowed.
 SCIENCE = {"numpy", "scipy", "astropy"}
-PIPELINE = {"jwst", "stpipe", "stdatamodels", "stcal", "gwcs", "asdf"}
+PIPELINE = {"jwst", "stpipe", "stdatamodels", "stcal", "gwcs", "asdf", "tweakwcs"}
 MAY_IMPORT = {
     "": set(),  # miri_steps/__init__.py itself
     "plugin": set(),
     "parameters": set(),
     "workers": set(),
-    "algorithms": SCIENCE | {"drizzle", "photutils"},
+    "algorithms": SCIENCE | {"drizzle", "photutils", "tweakwcs"},
     "detector": SCIENCE,
     "exposures": SCIENCE | PIPELINE - {"stpipe"} | {"detector"},
     # Steps may save a figure with report, but import it only then: see the test of the start-up below.

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -20,12 +21,19 @@ matplotlib.use("Agg")
 # jwst asks CRDS for parameters on every Step it builds unless told not to.
 os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
 import matplotlib.pyplot as plt
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from jwst import datamodels
 
 from miri_steps import simulate
 
 STATIC = Path(__file__).parents[1] / "_static"
 SKY = 4.0
+# What the MIRI team chose for these filters (jwst issue 7076), also for the fit to the catalogue.
+TWEAKREG = {
+    "F560W": {"kernel_fwhm": 1.63},
+    "F1130W": {"kernel_fwhm": 3.32, "fitgeometry": "shift", "abs_fitgeometry": "shift"},
+}
 
 
 def strun(folder: Path, *arguments: str) -> None:
@@ -41,11 +49,59 @@ def mosaic(folder: Path, association: Path, name: str, *arguments: str) -> np.nd
     return fits.getdata(folder / f"{name}_i2d.fits", "SCI")
 
 
+def tweakreg(folder: Path, association: Path, band: str, *arguments: str) -> None:
+    """Align exposures to the catalogue of the scene by tweakreg inside calwebb_image3, and nothing else."""
+    others = "skymatch", "outlier_detection", "resample", "source_catalog"
+    settings = {
+        **TWEAKREG[band],
+        "minobj": 5,
+        "abs_minobj": 5,
+        "expand_refcat": True,
+        "abs_refcat": association.with_name(f"{band}_refcat.ecsv"),
+        "save_results": True,
+    }
+    options = [f"--steps.{step}.skip=true" for step in others]
+    options += [f"--steps.tweakreg.{name}={value}" for name, value in settings.items()]
+    strun(folder, "calwebb_image3", str(association), *options, *arguments)
+
+
+def displacements(plan: list, folder: Path, suffix: str, nominal: Path) -> np.ndarray:
+    """Find how far the middle of each exposure is from its nominal place, East and North [arcsec]."""
+    moved = []
+    for pointing in plan:
+        places = []
+        for path in (nominal / f"{pointing.name}_cal.fits", folder / f"{pointing.name}_{suffix}.fits"):
+            with datamodels.open(path) as model:
+                places.append(SkyCoord(*model.meta.wcs(512.0, 512.0), unit="deg"))
+        moved.append([offset.arcsec for offset in places[0].spherical_offsets_to(places[1])])
+    return np.array(moved)
+
+
 def show(axis: plt.Axes, image: np.ndarray, title: str, low: float, high: float) -> None:
     """Draw an image without axes, blue where there is nothing."""
     axis.set_facecolor("tab:blue")
     axis.imshow(image, origin="lower", cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axis.set(title=title, xticks=[], yticks=[])
+
+
+def show_errors(axis: plt.Axes, errors: np.ndarray, tile: np.ndarray, title: str) -> None:
+    """Draw errors of positions, a mark for each tile, and a circle of a tenth of a pixel."""
+    axis.add_patch(plt.Circle((0, 0), 11.0, fill=False, color="0.6", ls="--"))
+    axis.axhline(0, color="0.85", zorder=0)
+    axis.axvline(0, color="0.85", zorder=0)
+    for number, style in ((1, {"marker": "o", "color": "#0072B2"}), (2, {"marker": "^", "color": "#D55E00"})):
+        axis.scatter(*errors[tile == number].T, s=60, alpha=0.8, label=f"tile {number}", **style)
+    rms = np.sqrt((errors**2).mean())
+    print(f"{title}: rms {rms:.1f} mas, within tiles {within(errors, tile):.2f} mas")
+    axis.set(xlim=(30, -30), ylim=(-30, 30), aspect="equal", title=title)
+    axis.set(xlabel="error to the East [mas]", ylabel="error to the North [mas]")
+    axis.legend(loc="lower left")
+
+
+def within(errors: np.ndarray, tile: np.ndarray) -> float:
+    """Find the rms of errors about those of their tiles, along an axis."""
+    means = np.array([errors[tile == number].mean(axis=0) for number in tile])
+    return float(np.sqrt(((errors - means) ** 2).mean()))
 
 
 def median_hot_pixel() -> None:
@@ -109,7 +165,39 @@ def super_background() -> None:
     figure.savefig(STATIC / "super_background.png", dpi=100)
 
 
-FIGURES = {draw.__name__: draw for draw in (median_hot_pixel, rate_from_rateints, super_background)}
+def tile_astrometry() -> None:
+    """Show how far exposures are off after tweakreg, and with the corrections of another filter."""
+    scene = simulate.Scene(80.0, -69.5).with_stars(50, radius=85.0, flux=(0.003, 0.05), seed=3)
+    short = simulate.mosaic(80.0, -69.5, tiles=(2, 1), dithers=6, tile_step=45.0, dither_step=4.0)
+    long = [replace(pointing, sequence="3") for pointing in short]
+    error = np.array([[0.11, -0.12], [-0.95, 1.02]])[[pointing.tile - 1 for pointing in short]]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        associations = [
+            simulate.write(
+                simulate.observe(scene, plan, band, sky=SKY, noise=0.1, pointing_error=error),
+                *(folder / band, band),
+            ).resolve()
+            for plan, band in ((short, "F560W"), (long, "F1130W"))
+        ]
+        hook = "--steps.tweakreg.post_hooks=miri_steps.TileAstrometryStep(save_corrections=True),"
+        tweakreg(folder, associations[0], "F560W", hook)
+        tweakreg(folder, associations[1], "F1130W")
+        nominal = associations[1].parent
+        before = displacements(long, folder, "tweakreg", nominal) - error
+        corrections = "--corrections=F560W_tiles.ecsv"
+        strun(folder, "tile_astrometry", str(associations[1]), corrections, "--save_results=true")
+        after = displacements(long, folder, "tile_astrometry", nominal) - error
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.3), layout="constrained", sharex=True, sharey=True)
+    titles = "F1130W, stock tweakreg", "F1130W, tile_astrometry with the table of F560W"
+    for axis, errors, title in zip(axes, (before, after), titles, strict=True):
+        show_errors(axis, 1e3 * errors, np.array([pointing.tile for pointing in long]), title)
+    figure.savefig(STATIC / "tile_astrometry.png", dpi=100)
+
+
+FIGURES = {
+    draw.__name__: draw for draw in (median_hot_pixel, rate_from_rateints, super_background, tile_astrometry)
+}
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or FIGURES:

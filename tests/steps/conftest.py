@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jwst import datamodels
 from jwst.datamodels import ModelLibrary
+from tweakwcs.correctors import JWSTWCSCorrector
 
 from miri_steps.simulate import Scene, columns, dome, grid, integrate, mosaic, observe, wcs, write
 
@@ -172,6 +173,38 @@ def dusty(folder):
     )
 
 
+def tweak(model, shift, rotation=0.0):
+    """Leave in an exposure what tweakreg does: a correction [arcsec, rad] and its status."""
+    corrector = JWSTWCSCorrector(model.meta.wcs, model.meta.wcsinfo.instance)
+    c, s = np.cos(rotation), np.sin(rotation)
+    corrector.set_correction(matrix=[[c, -s], [s, c]], shift=shift)
+    model.meta.wcs = corrector.wcs
+    model.meta.cal_step.tweakreg = "COMPLETE"
+    return model
+
+
+@pytest.fixture(scope="session")
+def tweaked():
+    """Do to an exposure what tweakreg does."""
+    return tweak
+
+
+@pytest.fixture(scope="session")
+def askew(folder):
+    """Four exposures in two tiles, 0.2 and 1.2 arcsec off, that tweakreg has put right to 20 mas."""
+    plan = grid(RA, DEC, n=(2, 2), step=9.0, per_visit=2, pa=20)
+    truth = np.repeat([[0.2, -0.1], [-0.9, 0.8]], 2, axis=0)
+    scene = Scene(RA, DEC).with_stars(20, radius=30, seed=11)
+    observation = observe(scene, plan, "F770W", sky=3.0, pointing_error=truth, subarray="SUB256")
+    place = folder / "askew"
+    association = write(observation, place, product="field")
+    scatter = np.random.default_rng(12).normal(0, 0.02, truth.shape)
+    for model, shift in zip(observation, truth + scatter, strict=True):
+        tweak(model, shift).save(str(place / model.meta.filename))
+    visit = np.array([pointing.visit_id for pointing in plan])
+    return Field(association, observation.sky, None, visit)
+
+
 @pytest.fixture
 def opened():
     """Open exposures in memory; they are closed when the test is over."""
@@ -236,10 +269,18 @@ def planes_of():
             model.meta.filename: {
                 name: np.array(getattr(model, name)) for name in PLANES if getattr(model, name) is not None
             }
+            | looks(model)
             for model in each(result)
         }
 
     return planes
+
+
+def looks(model):
+    """Where four pixels look."""
+    if getattr(model.meta, "wcs", None) is None:
+        return {}
+    return {"sky": np.array(model.meta.wcs([5.0, 60.0, 5.0, 60.0], [5.0, 5.0, 60.0, 60.0]))}
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ class Case:
     parameters : dict
         Parameters with which it changes the data.
     changed : tuple of str
-        Planes that it may change.
+        Planes that it may change, and "sky" where pixels look.
     says_done : str
         What it says when it finds its own product.
     place : str, optional
@@ -91,6 +91,7 @@ CASES = [
         changed=("data", "err", "var_poisson", "var_rnoise"),
         beside=("field_super_background_asn.json",),
     ),
+    Case("TileAstrometryStep", "askew", {"sigma": 4.0}, changed=("sky",)),
 ]
 
 

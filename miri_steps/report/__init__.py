@@ -1,0 +1,1 @@
+"""Numbers and figures for people to judge by. matplotlib is imported by the modules that draw, not here."""

@@ -1,0 +1,267 @@
+"""Give all exposures of a tile one correction of their pointing."""
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+
+from jwst.datamodels import ModelContainer
+from stdatamodels.jwst.datamodels import JwstDataModel
+
+from miri_steps.steps import (
+    reference_stars,
+    tile_corrections,
+    tile_direct,
+    tile_measure,
+    tile_products,
+    tile_wcs,
+)
+from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures
+from miri_steps.steps.tile_members import Member, into_tiles
+
+__all__ = ["TileAstrometryStep"]
+
+# Only loggers below "stpipe" are heard inside the stock pipelines.
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# Parameters that change the numbers, for the HISTORY entry.
+_RECORDED = (
+    "corrections",
+    "reference_catalog",
+    "group_by",
+    "fitgeometry",
+    "sigma",
+    "max_scatter",
+    "fallback",
+)
+
+
+class TileAstrometryStep(MiriStep):
+    """
+    Move all exposures of a tile together, by one correction that was measured well.
+
+    Think of slides in a frame: the telescope puts the exposures taken on one guide star into the frame to a
+    few milliarcseconds, and it is the frames that hang askew. ``tweakreg`` takes every slide out and
+    pins it where its few stars say. This Step puts the slides back and moves the frames.
+
+    Notes
+    -----
+    The corrections are those that ``tweakreg`` left in the exposures, averaged; or those of a table
+    (``corrections``), made from another filter; or measured anew against a catalogue
+    (``reference_catalog``). A tile that none of these knows well keeps the WCS it came with.
+    """
+
+    class_alias = "tile_astrometry"
+
+    spec = """
+        corrections = string(default=None) # Table of tile corrections, as save_corrections writes it, to apply instead of measuring
+        reference_catalog = string(default=None) # Table of stars with RA and Dec to measure the tiles against, instead of averaging what tweakreg found
+        group_by = option('visit_guide_star', 'guide_star', 'visit', 'observation', default='visit_guide_star') # What the exposures of a tile have in common
+        fitgeometry = option('shift', 'rshift', default='shift') # Correct tiles by a shift, or by a shift and a rotation where there are enough stars
+        fallback = option('observation', 'guide_star', 'none', default='observation') # Where to look for a correction if a tile has none: other tiles on its guide star, then those of its observation
+
+        # How exposures are averaged:
+        sigma = float(min=1, default=3.0) # How far the fit of an exposure may be from those of its tile, in both axes jointly [standard deviations]
+        max_scatter = float(min=0, default=0.1) # Scatter of the exposures of a tile above which their mean means nothing [arcsec]
+
+        # How tiles are measured against reference_catalog:
+        epoch = float(default=None) # Epoch of its positions [Julian year]; by default what the table says
+        max_magnitude = float(default=None) # Faintest magnitude of its stars to use [mag]
+        magnitude_column = string(default=None) # Its column with the magnitude; by default one of the usual names
+        snr_threshold = float(min=3, default=10.0) # How bright a star in an exposure must be [signal to noise]
+        search_radius = float(min=0.01, default=2.5) # Largest shift to look for [arcsec]
+        tolerance = float(min=0.01, default=0.2) # How far a star may be from its reference once shifted [arcsec]
+        min_stars = integer(min=2, default=3) # Matched stars that a tile must have
+
+        # Results and resources:
+        save_corrections = boolean(default=False) # Save the table of corrections?
+        save_figure = boolean(default=False) # Save a figure of the corrections?
+        in_memory = boolean(default=True) # Keep all exposures in memory?
+    """  # noqa: E501
+
+    def process(self, input_models):
+        """
+        Find the correction of each tile, and apply it to its exposures.
+
+        Parameters
+        ----------
+        input_models : str, Path, dict, list, ImageModel, ModelContainer or ModelLibrary
+            An association, exposures, or their file names.
+
+        Returns
+        -------
+        ModelLibrary, ModelContainer or ImageModel
+            Open models in the container they came in, copied; a library for everything else.
+
+        Raises
+        ------
+        FileNotFoundError
+            If a file is missing.
+        ValueError
+            If a parameter makes no sense, a table lacks what it needs, or an exposure is not MIRI imaging
+            or does not say to which tile it belongs.
+        """
+        rows, reference = self._read_tables()
+        opened = self.open_input(input_models)
+        library = as_library(opened, in_memory=self.in_memory)
+        members = list_exposures(library, Member)
+        check_exposures(members)
+        self.name_products([member.path for member in members])
+        tiles = into_tiles(members, self.group_by)
+        self._look(library, members, reference)
+        if rows is None:
+            rows = self._measure(tiles, reference)
+        self._choose(tiles, rows)
+        self._write_back(library, members)
+        self._save(library, tiles, rows)
+        return opened if isinstance(opened, JwstDataModel | ModelContainer) else library
+
+    def _read_tables(self):
+        """Read the corrections or the reference stars, if there are any, and refuse what cannot end well."""
+        if self.save_figure and not find_spec("matplotlib"):
+            raise ModuleNotFoundError("save_figure needs matplotlib: pip install miri-steps[report]")
+        if self.corrections and self.reference_catalog:
+            raise ValueError("corrections and reference_catalog must not be given together")
+        if self.corrections:
+            return tile_corrections.read_table(_table_path(self.corrections), self.group_by), None
+        if self.reference_catalog:
+            return None, reference_stars.read(
+                _table_path(self.reference_catalog),
+                epoch=self.epoch,
+                max_magnitude=self.max_magnitude,
+                magnitude_column=self.magnitude_column,
+            )
+        return None, None
+
+    def _look(self, library, members, reference):
+        """Read the correction that every exposure has, or its stars, one exposure at a time."""
+        with library:
+            for number, member in enumerate(members, start=1):
+                model = library.borrow(member.index)
+                try:
+                    self._read(model, member)
+                    if reference and not member.problem:
+                        wcs = tile_wcs.uncorrected(model.meta.wcs)
+                        member.detected = tile_direct.detect(model, wcs=wcs, snr=self.snr_threshold)
+                finally:
+                    library.shelve(model, member.index, modify=False)
+                log.info("%d/%d %s: %s", number, len(members), member.name, member.summary())
+
+    def _read(self, model, member):
+        wcs = getattr(model.meta, "wcs", None)
+        if not tile_wcs.has_telescope_frame(wcs) or None in member.position:
+            member.is_fixed = True
+            member.problem = "it lacks a WCS with a v2v3 frame, RA_REF or DEC_REF"
+            return
+        member.found = tile_wcs.read(wcs)
+        member.stored = tile_wcs.read_record(model)
+        if member.stored:
+            member.problem = "it was done before"
+        elif not self.reference_catalog:
+            member.problem = _fit_problem(member)
+            member.stars = tile_measure.matched_stars(_log_lines(model), member.group)
+
+    def _measure(self, tiles, reference):
+        """Find the correction of each tile, filter by filter."""
+        if not reference:
+            tile_measure.reject_shared([member for tile in tiles for member in tile.members])
+        rows = []
+        for tile in tiles:
+            for band, members in tile.by_filter().items():
+                members = [member for member in members if not member.stored]
+                if members:
+                    rows.append(self._measure_one(tile, band, members, reference))
+                    tile_products.log_row(rows[-1])
+        return rows
+
+    def _measure_one(self, tile, band, members, reference):
+        if reference is None:
+            return tile_measure.average_fits(
+                *(tile, band, members),
+                rotates=self.fitgeometry == "rshift",
+                sigma=self.sigma,
+                max_scatter=self.max_scatter,
+            )
+        return tile_measure.fit_stars(
+            *(tile, band, members, reference),
+            search_radius=self.search_radius,
+            tolerance=self.tolerance,
+            min_stars=self.min_stars,
+            fitgeometry=self.fitgeometry,
+            sigma=self.sigma,
+        )
+
+    def _choose(self, tiles, rows):
+        """Give every exposure the correction of its tile."""
+        for tile in tiles:
+            todo = [member for member in tile.members if not member.is_fixed]
+            if not todo:
+                continue
+            chosen, source = tile_corrections.choose(
+                tile, rows, fallback=self.fallback, sigma=self.sigma, max_scatter=self.max_scatter
+            )
+            if chosen and source != tile_corrections.OWN:
+                log.warning(
+                    "Tile %s has no good correction of its own and gets that of the %s.", tile.name, source
+                )
+            for member in todo:
+                member.chosen, member.source = chosen, source
+
+    def _is_done(self, member):
+        """Tell whether the exposure has the correction it would get."""
+        if not member.stored:
+            return False
+        return not self.corrections or member.stored.is_close(member.chosen)
+
+    def _write_back(self, library, members):
+        with library:
+            for member in members:
+                if self._is_done(member):
+                    log.warning("Nothing is done to %s: it was done before.", member.name)
+                    continue
+                model = library.borrow(member.index)
+                if member.chosen is None:
+                    log.warning("%s is left as it is: %s.", member.name, member.source or member.problem)
+                    model.meta.cal_step.tile_astrometry = "SKIPPED"
+                else:
+                    self._apply(model, member)
+                library.shelve(model, member.index)
+
+    def _apply(self, model, member):
+        tile_wcs.correct(model, member.chosen)
+        tile_wcs.write_record(model, member.chosen)
+        model.meta.cal_step.tile_astrometry = "COMPLETE"
+        east, north = member.chosen.shift
+        found = f"shift_east={east:.6f}", f"shift_north={north:.6f}", f"rotation={member.chosen.rotation:.3e}"
+        self.write_history(model, _RECORDED, *found, f"source={member.source}")
+
+    def _save(self, library, tiles, rows):
+        first = tiles[0].members[0].path.stem
+        product = library.asn["products"][0].get("name") or self.remove_suffix(first)[0]
+        if self.save_corrections:
+            path = self.make_output_path(basepath=product, suffix="tiles", ext="ecsv")
+            tile_corrections.tile_table(rows, self.group_by).write(path, format="ascii.ecsv", overwrite=True)
+            log.info("Saved %s", path)
+        if self.save_figure:
+            path = self.make_output_path(basepath=product, suffix="tiles", ext="png")
+            tile_products.draw(tiles, rows, self.group_by).savefig(path)
+            log.info("Saved %s", path)
+
+
+def _table_path(name):
+    """Find a table; the end of its name may be left out, for a hook must not have a dot in its parameters."""
+    path = Path(name)
+    return path if path.suffix or path.exists() else path.with_suffix(".ecsv")
+
+
+def _fit_problem(member):
+    """Say why the correction that tweakreg left in an exposure does not count."""
+    tweakreg = member.meta.get("meta.cal_step.tweakreg")
+    if tweakreg != "COMPLETE":
+        return f"tweakreg is {tweakreg or 'not done'}"
+    return "" if member.found else "tweakreg left it as it was: its reference, or a failed fit"
+
+
+def _log_lines(model):
+    """Give the lines of all logs that a file has kept."""
+    logs = getattr(model, "cal_logs", None)
+    return [line for lines in (logs.instance.values() if logs else ()) for line in lines]

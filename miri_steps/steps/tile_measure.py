@@ -1,0 +1,205 @@
+"""From the corrections that tweakreg left in exposures, or from their stars, to those of tiles."""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from astropy.coordinates import SkyCoord
+
+from miri_steps.algorithms import tile_shifts
+from miri_steps.steps import tile_direct
+from miri_steps.steps.reference_stars import ReferenceStars
+from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection
+from miri_steps.steps.tile_members import Member, Tile
+from miri_steps.steps.tile_wcs import Correction
+
+__all__ = ["average_fits", "fit_stars", "matched_stars", "reject_shared"]
+
+
+def matched_stars(logs: Iterable[str], group: str) -> int | None:
+    """
+    Find in the log of tweakreg how many stars gave the fit of an exposure to the others.
+
+    Parameters
+    ----------
+    logs : iterable of str
+        Its lines, as jwst keeps them in the files that it saves.
+    group : str
+        Group of the exposure.
+
+    Returns
+    -------
+    int or None
+        None where the log does not say, as inside a pipeline that is still running.
+    """
+    inside = False
+    for line in logs:
+        if " fit for '" in line:
+            inside = f"'GROUP ID: {group}'" in line
+        elif inside and (found := re.search(r"Final solution based on (\d+) objects", line)):
+            return int(found[1])
+    return None
+
+
+def reject_shared(members: list[Member]) -> None:
+    """
+    Reject the exposures on different guide stars that have one and the same correction.
+
+    That is what tweakreg leaves where the fits of exposures to each other failed, or were not needed
+    (its reference), and only the one fit of all to the catalogue gave anything.
+
+    Parameters
+    ----------
+    members : list of Member
+        The exposures; the problem of those found is set.
+    """
+    fitted = [member for member in members if member.found and not member.problem and member.gs_id]
+    if len({member.gs_id for member in fitted}) < 2:
+        return
+    middle = Tile("", fitted).position
+    star = np.array([member.gs_id for member in fitted])
+    # One turn of the sphere, or the same numbers in the tangent plane of each exposure.
+    alike = np.zeros(len(fitted), bool)
+    for each in ([member.found.at(*middle) for member in fitted], [member.found for member in fitted]):
+        alike |= tile_shifts.shared(
+            np.array([c.shift for c in each]), np.array([c.rotation for c in each]), star
+        )
+    for k in np.flatnonzero(alike):
+        fitted[
+            k
+        ].problem = "its fit is that of exposures on other guide stars, to 0.1 mas: only the absolute fit"
+
+
+def average_fits(
+    tile: Tile, band: str, members: list[Member], *, rotates: bool, sigma: float, max_scatter: float
+) -> TileCorrection:
+    """
+    Average the corrections that tweakreg found for the exposures of a tile.
+
+    Parameters
+    ----------
+    tile : Tile
+        The tile.
+    band : str
+        Filter.
+    members : list of Member
+        Its exposures in that filter; the problem of those that are rejected is set.
+    rotates : bool
+        Whether to average rotations, too.
+    sigma : float
+        Clipping limit [standard deviations].
+    max_scatter : float
+        Scatter above which the mean is not good [arcsec].
+
+    Returns
+    -------
+    TileCorrection
+        At the middle of the tile.
+    """
+    fitted = [member for member in members if member.found and not member.problem]
+    known = _known(tile, band, BY_TWEAKREG)
+    if not fitted:
+        return TileCorrection(
+            **known, correction=None, problem="no exposure has a good fit", rejected=_named(members)
+        )
+    # Each shift about the exposure's own position, but along the axes of the tile's middle.
+    shift = np.array(
+        [
+            Correction(*member.found.position, *member.found.shift).at(*tile.position).shift
+            for member in fitted
+        ]
+    )
+    mean = _average(tile, fitted, shift, rotates, sigma)
+    good = mean.agrees(max_scatter)
+    for k in np.flatnonzero(~mean.used & good):
+        fitted[
+            k
+        ].problem = f"its fit is {np.hypot(*(shift[k] - mean.shift)):.3f} arcsec from that of its tile"
+    used = [member for member, inside in zip(fitted, mean.used, strict=True) if inside and good]
+    stars = [member.stars for member in used] or [None]
+    return TileCorrection(
+        **known,
+        correction=Correction(*tile.position, *map(float, mean.shift), mean.rotation) if good else None,
+        problem="" if good else f"its exposures disagree (scatter {mean.scatter:.3f} arcsec)",
+        error=tuple(map(float, mean.error)),
+        rotation_error=mean.rotation_error,
+        scatter=mean.scatter,
+        stars=None if None in stars else sum(stars),
+        used=[member.name for member in used],
+        rejected=_named([member for member in members if member not in used]),
+    )
+
+
+def fit_stars(
+    tile: Tile, band: str, members: list[Member], reference: ReferenceStars, **parameters: object
+) -> TileCorrection:
+    """
+    Measure a tile against a catalogue, with the stars of all its exposures at once.
+
+    Parameters
+    ----------
+    tile : Tile
+        The tile.
+    band : str
+        Filter.
+    members : list of Member
+        Its exposures in that filter, with their stars.
+    reference : ReferenceStars
+        The catalogue.
+    **parameters : object
+        For `miri_steps.steps.tile_direct.measure`.
+
+    Returns
+    -------
+    TileCorrection
+        At the middle of the tile.
+    """
+    used = [member for member in members if member.detected is not None]
+    rejected = _named([member for member in members if member not in used])
+    known = _known(tile, band, reference.path.name)
+    if not used:
+        return TileCorrection(**known, correction=None, problem="no exposure can be used", rejected=rejected)
+    date = np.mean([member.mjd for member in used])
+    found = tile_direct.measure([member.detected for member in used], reference, date=date, **parameters)
+    fit = found.fit
+    correction = None
+    if not fit.reason:
+        correction = Correction(found.ra, found.dec, *map(float, fit.shift), fit.rotation).at(*tile.position)
+    return TileCorrection(
+        **known,
+        correction=correction,
+        problem=fit.reason,
+        error=tuple(map(float, fit.shift_error)),
+        rotation_error=fit.rotation_error,
+        scatter=fit.rms,
+        stars=fit.n_stars,
+        used=[member.name for member in used],
+        rejected=rejected,
+    )
+
+
+def _known(tile, band, method):
+    """Say what is known of a tile before it is measured."""
+    return {
+        "tile": tile.name,
+        "visit_ids": tile.visit_ids,
+        "gs_ids": tile.gs_ids,
+        "band": band,
+        "method": method,
+    }
+
+
+def _average(tile, fitted, shift, rotates, sigma):
+    stars = [member.stars for member in fitted]
+    weight = None if None in stars else np.array(stars)
+    if not rotates:
+        return tile_shifts.average(shift, weight=weight, sigma=sigma)
+    rotation = np.array([member.found.rotation for member in fitted])
+    there = SkyCoord([member.found.position for member in fitted], unit="deg")
+    offset = SkyCoord(*tile.position, unit="deg").spherical_offsets_to(there)
+    offset = np.column_stack([each.arcsec for each in offset])
+    return tile_shifts.average(shift, rotation, offset=offset, weight=weight, sigma=sigma)
+
+
+def _named(members):
+    return [f"{member.name} ({member.problem})" if member.problem else member.name for member in members]

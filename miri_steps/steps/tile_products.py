@@ -1,0 +1,95 @@
+"""What `TileAstrometryStep` tells its user."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+
+from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection, tile_table
+from miri_steps.steps.tile_members import Tile
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "log_row"]
+
+log = logging.getLogger(f"stpipe.{__name__}")
+
+
+def log_row(row: TileCorrection) -> None:
+    """
+    Log the correction of a tile, and what was left out of it.
+
+    Parameters
+    ----------
+    row : TileCorrection
+        The correction.
+    """
+    total = len(row.used) + len(row.rejected)
+    if row.correction is None:
+        log.warning("Tile %s %s: no good correction: %s.", row.tile, row.band, row.problem)
+    else:
+        log.info(
+            "Tile %s %s: %+.4f %+.4f arcsec (East, North) +- %.1f mas, rotation %+.1f arcsec; "
+            "scatter %.1f mas; %s stars; %d of %d exposures",
+            *(row.tile, row.band, *row.correction.shift, 1e3 * max(row.error)),
+            *(row.correction.rotation * 206264.806, 1e3 * row.scatter),
+            *("unknown" if row.stars is None else row.stars, len(row.used), total),
+        )
+    for name in row.rejected:
+        log.warning("Tile %s %s: rejected %s.", row.tile, row.band, name)
+
+
+def draw(tiles: list[Tile], rows: list[TileCorrection], group_by: str) -> "Figure":
+    """
+    Draw the corrections of tiles, and of the exposures that gave them, as arrows on the sky.
+
+    Parameters
+    ----------
+    tiles : list of Tile
+        The tiles.
+    rows : list of TileCorrection
+        Their corrections.
+    group_by : str
+        What makes a tile.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure.
+    """
+    # matplotlib is imported where a figure is asked for, and only there.
+    from miri_steps.report import tile_shifts
+
+    return tile_shifts.draw(tile_table(rows, group_by), _exposure_table(tiles, rows))
+
+
+def _exposure_table(tiles, rows):
+    """List where exposures are and what tweakreg found for them, as far as it was averaged or rejected."""
+    used = {name for row in rows for name in row.used}
+    averaged = {row.tile for row in rows if row.method == BY_TWEAKREG}
+    lines = [
+        (
+            member.name,
+            tile.name,
+            member.band,
+            *_place(member),
+            *_fit(member, tile.name in averaged),
+            member.name in used,
+        )
+        for tile in tiles
+        for member in tile.members
+    ]
+    names = "exposure", "tile", "filter", "ra", "dec", "shift_east", "shift_north", "used"
+    units = {"ra": u.deg, "dec": u.deg, "shift_east": u.arcsec, "shift_north": u.arcsec}
+    return Table(rows=lines, names=names, units=units)
+
+
+def _place(member):
+    return (np.nan, np.nan) if None in member.position else member.position
+
+
+def _fit(member, averaged):
+    return member.found.shift if averaged and member.found and not member.stored else (np.nan, np.nan)
