@@ -1,7 +1,6 @@
 """What `TileAstrometryStep` tells its user."""
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy import units as u
@@ -9,9 +8,6 @@ from astropy.table import Table
 
 from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection, tile_table
 from miri_steps.steps.tile_members import Tile
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["draw", "log_row"]
 
@@ -42,7 +38,7 @@ def log_row(row: TileCorrection) -> None:
         log.warning("Tile %s %s: rejected %s.", row.tile, row.band, name)
 
 
-def draw(tiles: list[Tile], rows: list[TileCorrection], group_by: str) -> "Figure":
+def draw(tiles: list[Tile], rows: list[TileCorrection], group_by: str) -> object:
     """
     Draw the corrections of tiles, and of the exposures that gave them, as arrows on the sky.
 

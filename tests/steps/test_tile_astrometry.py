@@ -128,10 +128,11 @@ TRUTH = np.repeat([[0.2, -0.1], [-0.9, 0.8]], 3, axis=0)
 
 
 @needs_real
-@pytest.mark.parametrize("field, pa", [("LMC", 0.0), ("Carina", 137.0)])
-def test_real_shifts_give_the_published_corrections_of_all_tiles(fitted, field, pa, tmp_path, caplog):
+@pytest.mark.parametrize("field, pa, visits", [("LMC", 0.0, "45"), ("Carina", 137.0, "235")])
+def test_real_shifts_give_the_published_corrections(fitted, field, pa, visits, tmp_path, caplog):
+    """All tiles are in the benchmarks, and in the tests of the averages."""
     real = Table.read(REAL)
-    real = real[real["field"] == field]
+    real = real[(real["field"] == field) & np.isin([visit[-1] for visit in real["visit_id"]], list(visits))]
     ra, dec = PLACES[field]
     plan = [
         Pointing(
@@ -150,17 +151,17 @@ def test_real_shifts_give_the_published_corrections_of_all_tiles(fitted, field, 
 
     table = rows_of(tmp_path)
     found = np.column_stack([table["shift_east"].value, table["shift_north"].value])
-    assert np.hypot(*(found - PUBLISHED[field]).T).max() < 3 * MAS
-    visits = sorted(set(real["visit_id"]))
+    published = np.array([PUBLISHED[field][int(visit) - 1] for visit in visits])
+    assert np.hypot(*(found - published).T).max() < 3 * MAS
     for model in results:
-        published = PUBLISHED[field][visits.index(model.meta.observation.visit_id)]
+        published = PUBLISHED[field][int(model.meta.observation.visit_id[-1]) - 1]
         assert np.hypot(*(shifts_of([model])[0] - published)) < 4 * MAS
     assert statuses(results) == ["COMPLETE"] * len(plan)
     if field == "Carina":
         failed = "jw02731002003_02103_00002_mirimage_cal.fits"
-        assert failed in table["rejected"][2]
+        assert failed in table["rejected"][1]
         assert f"rejected {failed}" in caplog.text
-        assert failed not in table["used"][2]
+        assert failed not in table["used"][1]
         names = [model.meta.filename for model in results]
         assert np.hypot(*(shifts_of(results)[names.index(failed)] - PUBLISHED[field][2])) < 3 * MAS
 
