@@ -156,7 +156,7 @@ class TileAstrometryStep(MiriStep):
         member.stored = tile_wcs.read_record(model)
         if member.stored:
             member.problem = "it was done before"
-        elif not self.reference_catalog:
+        elif not (self.corrections or self.reference_catalog):
             member.problem = _fit_problem(member)
             member.stars = tile_measure.matched_stars(_log_lines(model), member.group)
 
@@ -233,6 +233,7 @@ class TileAstrometryStep(MiriStep):
         east, north = member.chosen.shift
         found = f"shift_east={east:.6f}", f"shift_north={north:.6f}", f"rotation={member.chosen.rotation:.3e}"
         self.write_history(model, _RECORDED, *found, f"source={member.source}")
+        log.info("%s: moved by %+.4f %+.4f arcsec (East, North): %s", member.name, east, north, member.source)
 
     def _save(self, library, tiles, rows):
         first = tiles[0].members[0].path.stem

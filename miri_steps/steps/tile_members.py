@@ -107,7 +107,7 @@ class Member(Exposure):
             words.append(f"it has {len(self.detected)} stars")
         elif self.found:
             words.append("it is moved by {:+.4f} {:+.4f} arcsec (East, North)".format(*self.found.shift))
-        return "; ".join(words)
+        return "; ".join(words) or "it has no correction"
 
 
 @dataclass(frozen=True)
