@@ -148,9 +148,9 @@ class TileAstrometryStep(MiriStep):
 
     def _read(self, model, member):
         wcs = getattr(model.meta, "wcs", None)
-        if not tile_wcs.has_telescope_frame(wcs) or None in member.position:
+        if not tile_wcs.has_telescope_frame(wcs) or member.lacks_reference:
             member.is_fixed = True
-            member.problem = "it lacks a WCS with a v2v3 frame, RA_REF or DEC_REF"
+            member.problem = "it lacks a WCS with a v2v3 frame, or RA_REF, DEC_REF, V2_REF, V3_REF, ROLL_REF"
             return
         member.found = tile_wcs.read(wcs)
         member.stored = tile_wcs.read_record(model)
@@ -191,9 +191,11 @@ class TileAstrometryStep(MiriStep):
         )
 
     def _choose(self, tiles, rows):
-        """Give every exposure the correction of its tile."""
+        """Give every exposure that needs one the correction of its tile."""
         for tile in tiles:
             todo = [member for member in tile.members if not member.is_fixed]
+            if not self.corrections:
+                todo = [member for member in todo if not member.stored]
             if not todo:
                 continue
             chosen, source = tile_corrections.choose(
@@ -206,16 +208,10 @@ class TileAstrometryStep(MiriStep):
             for member in todo:
                 member.chosen, member.source = chosen, source
 
-    def _is_done(self, member):
-        """Tell whether the exposure has the correction it would get."""
-        if not member.stored:
-            return False
-        return not self.corrections or member.stored.is_close(member.chosen)
-
     def _write_back(self, library, members):
         with library:
             for member in members:
-                if self._is_done(member):
+                if member.stored and (member.chosen is None or member.stored.is_close(member.chosen)):
                     log.warning("Nothing is done to %s: it was done before.", member.name)
                     continue
                 model = library.borrow(member.index)
@@ -238,7 +234,9 @@ class TileAstrometryStep(MiriStep):
     def _save(self, library, tiles, rows):
         first = tiles[0].members[0].path.stem
         product = library.asn["products"][0].get("name") or self.remove_suffix(first)[0]
-        if self.save_corrections:
+        if self.save_corrections and (self.corrections or not rows):
+            log.warning("No corrections are saved: none were measured.")
+        elif self.save_corrections:
             path = self.make_output_path(basepath=product, suffix="tiles", ext="ecsv")
             tile_corrections.tile_table(rows, self.group_by).write(path, format="ascii.ecsv", overwrite=True)
             log.info("Saved %s", path)

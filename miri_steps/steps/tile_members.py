@@ -28,7 +28,7 @@ _USED = tuple(
     f"meta.{name}"
     for name in (
         *("cal_step", "exposure.type", "instrument.filter", "observation.visit_id", "guidestar.gs_id"),
-        *("wcsinfo.ra_ref", "wcsinfo.dec_ref", "observation.date"),
+        *("observation.date", *(f"wcsinfo.{name}_ref" for name in ("ra", "dec", "v2", "v3", "roll"))),
     )
 )
 _KEYWORDS = {"visit_id": "VISIT_ID", "gs_id": "GS_ID", "observation": "VISIT_ID"}
@@ -96,9 +96,21 @@ class Member(Exposure):
         return self.meta.get("meta.wcsinfo.ra_ref"), self.meta.get("meta.wcsinfo.dec_ref")
 
     @property
+    def lacks_reference(self) -> bool:
+        """Whether the point that a correction refers to is not known."""
+        return any(
+            self.meta.get(f"meta.wcsinfo.{name}_ref") is None for name in ("ra", "dec", "v2", "v3", "roll")
+        )
+
+    @property
     def mjd(self) -> float:
         """When it was taken [MJD]."""
-        return Time(self.meta["meta.observation.date"]).mjd
+        date = self.meta.get("meta.observation.date")
+        if date is None:
+            raise ValueError(
+                f"DATE-OBS of {self.name} must say when to look for the reference stars, got None"
+            )
+        return Time(date).mjd
 
     def summary(self) -> str:
         """Say what was found in it."""

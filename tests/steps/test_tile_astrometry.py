@@ -349,6 +349,32 @@ def test_tweakreg_on_top_of_a_correction_is_a_new_measurement(table):
     np.testing.assert_allclose(shifts_of(results), moved, atol=0.1 * MAS)
 
 
+def test_a_table_that_does_not_know_a_tile_leaves_its_old_correction(table, tmp_path, caplog):
+    once = run(taken(pointed()), corrections=str(table))
+    other = QTable.read(table)[:1]
+    other.write(tmp_path / "one.ecsv")
+    caplog.clear()
+
+    again = run(once, corrections=str(tmp_path / "one.ecsv"), fallback="none")
+
+    np.testing.assert_array_equal(shifts_of(again), shifts_of(once))
+    assert statuses(again) == ["COMPLETE"] * 6
+    assert caplog.text.count("it was done before") >= 6
+
+
+def test_a_table_is_not_written_over_by_a_run_that_measures_nothing(table, caplog):
+    before = table.read_bytes()
+    models = taken(pointed())
+    product = {"save_corrections": True, "output_dir": str(table.parent)}
+
+    once = run(models, corrections=str(table), **product)
+    run(once, **product)
+
+    assert [path.read_bytes() for path in table.parent.glob("*.ecsv")] == [before]
+    assert caplog.text.count("No corrections are saved: none were measured.") == 2
+    assert "has no good correction" not in caplog.text
+
+
 def test_tiles_missing_from_the_table_get_what_is_next_of_kin_or_nothing(table, caplog):
     plan = pointed(visits=(1, 2, 7, 8), stars={7: "S2"})
 
