@@ -166,11 +166,14 @@ class TileAstrometryStep(MiriStep):
             tile_measure.reject_shared([member for tile in tiles for member in tile.members])
         rows = []
         for tile in tiles:
-            for band, members in tile.by_filter().items():
-                members = [member for member in members if not member.stored]
-                if members:
-                    rows.append(self._measure_one(tile, band, members, reference))
-                    tile_products.log_row(rows[-1])
+            done = [member for member in tile.members if member.stored]
+            if done:
+                # The others of the tile must stay with those that were done before.
+                found = [tile_measure.recall(tile, done)] if len(done) < len(tile.members) else []
+            else:
+                found = [self._measure_one(tile, *each, reference) for each in tile.by_filter().items()]
+            tile_products.log_tile(found, self.max_scatter)
+            rows += found
         return rows
 
     def _measure_one(self, tile, band, members, reference):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.table import Column, QTable, Table
 
 from miri_steps.algorithms import tile_shifts
@@ -19,6 +20,10 @@ OWN = "tile itself"
 #: The method of a correction that averages those that tweakreg found for exposures.
 BY_TWEAKREG = "tweakreg"
 
+# Guide stars taken for others put the pointing off by up to some 2 arcsec.
+_LARGEST_SHIFT = 10.0
+# No tile is as large [deg].
+_SAME_FIELD = 1.0
 _SHIFTS = ("shift_east", "shift_north")
 _DESCRIPTIONS = {
     "shift_east": "to be added to positions, in cos(dec)",
@@ -78,6 +83,11 @@ class TileCorrection:
     used: Sequence[str] = ()
     rejected: Sequence[str] = ()
     method: str = ""
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether it rests on one exposure, which nothing confirms."""
+        return self.method == BY_TWEAKREG and len(self.used) == 1
 
     @property
     def observations(self) -> list[str]:
@@ -179,12 +189,20 @@ def read_table(path: str | Path, group_by: str) -> list[TileCorrection]:
             gs_ids=_listed(entry, "gs_id"),
             band=next(iter(_listed(entry, "filter")), ""),
             correction=Correction(**{key: float(values[name][k]) for name, key in _FIELDS.items()}),
+            used=str(entry["used"]).split() if "used" in table.colnames else (),
+            method=next(iter(_listed(entry, "method")), ""),
         )
         for k, entry in enumerate(table)
         if np.isfinite([values[name][k] for name in _SHIFTS]).all()
     ]
     if not rows:
         raise ValueError(f"corrections must hold at least 1 tile with a shift, got none in {path}")
+    for row in rows:
+        if max(map(abs, row.correction.shift)) > _LARGEST_SHIFT:
+            raise ValueError(
+                f"shifts must be at most {_LARGEST_SHIFT:g} arcsec, the pointing is never so far off, "
+                f"but in {path} that of {row.tile} is {row.correction.east:g}, {row.correction.north:g}"
+            )
     seen = [(row.tile, row.band) for row in rows]
     for tile, band in seen:
         if seen.count((tile, band)) > 1:
@@ -205,7 +223,7 @@ def choose(
     tile : Tile
         The tile.
     rows : list of TileCorrection
-        What is known; of several filters the shortest counts.
+        What is known; of several filters the shortest counts that does not rest on one exposure.
     fallback : str
         How far to look beyond the tile itself: "none", "guide_star", or "observation" after that.
     sigma, max_scatter : float
@@ -220,7 +238,7 @@ def choose(
     """
     known = _best_of_each(rows)
     if tile.name in known:
-        return known[tile.name].correction.at(*tile.position), OWN
+        return _nearby(known[tile.name], tile), OWN
     observations = {visit[:8] for visit in tile.visit_ids}
     steps = {
         "on its guide star": [row for row in known.values() if {*row.gs_ids} & {*tile.gs_ids}],
@@ -246,10 +264,23 @@ def choose(
     return None, reason
 
 
+def _nearby(row, tile):
+    """Carry a tile's own correction to its exposures, which must be where it was measured."""
+    correction = row.correction
+    if np.isfinite(correction.position).all():
+        apart = SkyCoord(*correction.position, unit="deg").separation(SkyCoord(*tile.position, unit="deg"))
+        if apart.deg > _SAME_FIELD:
+            raise ValueError(
+                f"the correction of tile {row.tile} must have been measured within {_SAME_FIELD:g} deg "
+                f"of its exposures, but they are {apart.deg:.1f} deg apart"
+            )
+    return correction.at(*tile.position)
+
+
 def _best_of_each(rows):
-    """Find the measurement of each tile in its shortest filter."""
+    """Find the measurement of each tile in its shortest filter; one exposure alone comes last."""
     best = {}
-    for row in sorted(rows, key=lambda row: filter_order(row.band)):
+    for row in sorted(rows, key=lambda row: (row.is_unchecked, filter_order(row.band))):
         if row.correction is not None:
             best.setdefault(row.tile, row)
     return dict(sorted(best.items()))

@@ -13,7 +13,7 @@ from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection
 from miri_steps.steps.tile_members import Member, Tile
 from miri_steps.steps.tile_wcs import Correction
 
-__all__ = ["average_fits", "fit_stars", "matched_stars", "reject_shared"]
+__all__ = ["average_fits", "fit_stars", "matched_stars", "recall", "reject_shared"]
 
 
 def matched_stars(logs: Iterable[str], group: str) -> int | None:
@@ -32,13 +32,14 @@ def matched_stars(logs: Iterable[str], group: str) -> int | None:
     int or None
         None where the log does not say, as inside a pipeline that is still running.
     """
-    inside = False
+    inside, stars = False, None
     for line in logs:
         if " fit for '" in line:
             inside = f"'GROUP ID: {group}'" in line
         elif inside and (found := re.search(r"Final solution based on (\d+) objects", line)):
-            return int(found[1])
-    return None
+            # The last run of several counts.
+            stars = int(found[1])
+    return stars
 
 
 def reject_shared(members: list[Member]) -> None:
@@ -64,10 +65,9 @@ def reject_shared(members: list[Member]) -> None:
         alike |= tile_shifts.shared(
             np.array([c.shift for c in each]), np.array([c.rotation for c in each]), star
         )
-    for k in np.flatnonzero(alike):
-        fitted[
-            k
-        ].problem = "its fit is that of exposures on other guide stars, to 0.1 mas: only the absolute fit"
+    for member, same in zip(fitted, alike, strict=True):
+        if same:
+            member.problem = "only the absolute fit: exposures on other guide stars have the same, to 0.1 mas"
 
 
 def average_fits(
@@ -102,32 +102,51 @@ def average_fits(
         return TileCorrection(
             **known, correction=None, problem="no exposure has a good fit", rejected=_named(members)
         )
+    if len(fitted) == 1 and len(members) > 2:
+        problem = f"only 1 of its {len(members)} exposures has a good fit, and nothing confirms that"
+        return TileCorrection(**known, correction=None, problem=problem, rejected=_named(members))
     # Each shift about the exposure's own position, but along the axes of the tile's middle.
-    shift = np.array(
-        [
-            Correction(*member.found.position, *member.found.shift).at(*tile.position).shift
-            for member in fitted
-        ]
-    )
+    straight = [Correction(*member.found.position, *member.found.shift) for member in fitted]
+    shift = np.array([each.at(*tile.position).shift for each in straight])
     mean = _average(tile, fitted, shift, rotates, sigma)
-    good = mean.agrees(max_scatter)
-    for k in np.flatnonzero(~mean.used & good):
-        fitted[
-            k
-        ].problem = f"its fit is {np.hypot(*(shift[k] - mean.shift)):.3f} arcsec from that of its tile"
-    used = [member for member, inside in zip(fitted, mean.used, strict=True) if inside and good]
-    stars = [member.stars for member in used] or [None]
+    if not mean.agrees(max_scatter):
+        problem = f"its exposures disagree (scatter {mean.scatter:.3f} arcsec)"
+        return TileCorrection(**known, correction=None, problem=problem, rejected=_named(members))
+    for member, used, distance in zip(fitted, mean.used, np.hypot(*(shift - mean.shift).T), strict=True):
+        if not used:
+            member.problem = f"its fit is {distance:.3f} arcsec from that of its tile"
+    used = [member for member in fitted if not member.problem]
     return TileCorrection(
         **known,
-        correction=Correction(*tile.position, *map(float, mean.shift), mean.rotation) if good else None,
-        problem="" if good else f"its exposures disagree (scatter {mean.scatter:.3f} arcsec)",
+        correction=Correction(*tile.position, *map(float, mean.shift), mean.rotation),
         error=tuple(map(float, mean.error)),
         rotation_error=mean.rotation_error,
         scatter=mean.scatter,
-        stars=None if None in stars else sum(stars),
+        stars=sum(member.stars or 0 for member in used) or None,
         used=[member.name for member in used],
-        rejected=_named([member for member in members if member not in used]),
+        rejected=_named([member for member in members if member.problem]),
     )
+
+
+def recall(tile: Tile, members: list[Member]) -> TileCorrection:
+    """
+    Recall the correction that exposures of a tile were given by an earlier run.
+
+    Parameters
+    ----------
+    tile : Tile
+        The tile.
+    members : list of Member
+        Those of its exposures that have one.
+
+    Returns
+    -------
+    TileCorrection
+        That of the first of them, for the others of the tile must have the same.
+    """
+    known = _known(tile, members[0].band, "an earlier run")
+    correction = members[0].stored.at(*tile.position)
+    return TileCorrection(**known, correction=correction, used=[member.name for member in members])
 
 
 def fit_stars(
@@ -190,8 +209,9 @@ def _known(tile, band, method):
 
 
 def _average(tile, fitted, shift, rotates, sigma):
-    stars = [member.stars for member in fitted]
-    weight = None if None in stars else np.array(stars)
+    known = [member.stars for member in fitted if member.stars]
+    # The reference of tweakreg has no fit to others of its own: it counts as the mean.
+    weight = np.array([member.stars or np.mean(known) for member in fitted]) if known else None
     if not rotates:
         return tile_shifts.average(shift, weight=weight, sigma=sigma)
     rotation = np.array([member.found.rotation for member in fitted])

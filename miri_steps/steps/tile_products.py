@@ -9,30 +9,43 @@ from astropy.table import Table
 from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection, tile_table
 from miri_steps.steps.tile_members import Tile
 
-__all__ = ["draw", "log_row"]
+__all__ = ["draw", "log_tile"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
 
-def log_row(row: TileCorrection) -> None:
+def log_tile(rows: list[TileCorrection], max_scatter: float) -> None:
     """
-    Log the correction of a tile, and what was left out of it.
+    Log the corrections of a tile, and what was left out of them.
 
     Parameters
     ----------
-    row : TileCorrection
-        The correction.
+    rows : list of TileCorrection
+        Its corrections in one or several filters.
+    max_scatter : float
+        Distance between filters that is named [arcsec].
     """
-    total = len(row.used) + len(row.rejected)
+    for row in rows:
+        _log_row(row)
+    known = [row for row in rows if row.correction]
+    for row in known[1:]:
+        apart = np.hypot(*np.subtract(row.correction.shift, known[0].correction.shift))
+        if apart > max_scatter:
+            log.warning(
+                "Tile %s: %s and %s disagree by %.3f arcsec.", row.tile, known[0].band, row.band, apart
+            )
+
+
+def _log_row(row):
     if row.correction is None:
         log.warning("Tile %s %s: no good correction: %s.", row.tile, row.band, row.problem)
     else:
         log.info(
             "Tile %s %s: %+.4f %+.4f arcsec (East, North) +- %.1f mas, rotation %+.1f arcsec; "
-            "scatter %.1f mas; %s stars; %d of %d exposures",
+            "scatter %.1f mas; %s stars; %d of %d exposures; by %s",
             *(row.tile, row.band, *row.correction.shift, 1e3 * max(row.error)),
-            *(row.correction.rotation * 206264.806, 1e3 * row.scatter),
-            *("unknown" if row.stars is None else row.stars, len(row.used), total),
+            *((row.correction.rotation * u.rad).to_value(u.arcsec), 1e3 * row.scatter),
+            *(row.stars or "unknown", len(row.used), len(row.used) + len(row.rejected), row.method),
         )
     for name in row.rejected:
         log.warning("Tile %s %s: rejected %s.", row.tile, row.band, name)

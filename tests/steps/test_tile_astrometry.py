@@ -375,6 +375,37 @@ def test_a_table_is_not_written_over_by_a_run_that_measures_nothing(table, caplo
     assert "has no good correction" not in caplog.text
 
 
+def test_an_exposure_that_comes_late_gets_the_correction_that_its_tile_has(fitted, caplog):
+    models = fitted(pointed(visits=(1,)), scattered(TRUTH[:3]))
+    first = run(models[:2])
+
+    whole = run([*first, models[2]])
+
+    np.testing.assert_allclose(shifts_of(whole)[2], shifts_of(first)[0], atol=0.1 * MAS)
+    assert statuses(whole) == ["COMPLETE"] * 3
+    assert "by an earlier run" in caplog.text
+
+
+def test_filters_that_disagree_are_named(fitted, caplog):
+    models = fitted(pointed(visits=(1,)), TRUTH[:3], "F560W")
+    models += fitted(pointed(visits=(1,), activity="02"), TRUTH[:3] + [0.5, 0.0], "F770W")
+
+    run(models)
+
+    assert "Tile 01234001001 S1: F560W and F770W disagree by 0.500 arcsec" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ra_ref", "v2_ref", "roll_ref"])
+def test_an_exposure_that_does_not_know_where_it_looks_stays_as_it_is(fitted, name, caplog):
+    models = fitted(pointed(visits=(1,)), TRUTH[:3])
+    setattr(models[1].meta.wcsinfo, name, None)
+
+    results = run(models)
+
+    assert statuses(results) == ["COMPLETE", "SKIPPED", "COMPLETE"]
+    assert f"{models[1].meta.filename} is left as it is: it lacks a WCS with a v2v3 frame, or" in caplog.text
+
+
 def test_tiles_missing_from_the_table_get_what_is_next_of_kin_or_nothing(table, caplog):
     plan = pointed(visits=(1, 2, 7, 8), stars={7: "S2"})
 

@@ -139,6 +139,7 @@ def made(tmp_path, change):
             "shift_north must have a unit of angle.*it has None",
         ),
         (lambda t: setattr(t["shift_east"], "unit", "m"), "shift_east must have a unit of angle.*it has m"),
+        (lambda t: t["shift_east"].fill(11.0), "at most 10 arcsec.*that of 01234001001 S1 is 11, -0.2"),
         (lambda t: t["shift_east"].fill(np.nan), "at least 1 tile with a shift, got none in .*bad.ecsv"),
         (lambda t: t.meta.update(group_by="visit"), "made with group_by='visit'.*got 'visit_guide_star'"),
         (lambda t: t.add_row(t[0]), "one row per tile and filter, but has several of 01234001001 S1 F560W"),
@@ -181,6 +182,19 @@ def test_the_shortest_filter_counts():
     found, _ = choose(tile("01234001001"), rows)
 
     np.testing.assert_allclose(found.shift, [0.5, 0.3], atol=1e-9)
+
+
+def test_one_exposure_alone_does_not_speak_for_the_tile_if_others_can():
+    rows = [row("01234001001", (1.5, 0.1), "F560W", used=["a"], method="tweakreg")]
+    rows.append(row("01234001001", (0.2, 0.1), "F770W", used=["b", "c"], method="tweakreg"))
+
+    assert choose(tile("01234001001"), rows)[0].shift == pytest.approx((0.2, 0.1))
+    assert choose(tile("01234001001"), rows[:1])[0].shift == pytest.approx((1.5, 0.1))
+
+
+def test_a_correction_measured_elsewhere_on_the_sky_is_refused():
+    with pytest.raises(ValueError, match=r"tile 01234001001 S1 must .* within 1 deg .* are 2.0 deg apart"):
+        choose(tile("01234001001"), [row("01234001001", place=(PLACE[0], PLACE[1] + 2))])
 
 
 def test_where_the_shortest_filter_failed_the_next_counts():

@@ -127,10 +127,34 @@ def test_a_tile_is_measured_at_its_middle_with_all_that_is_known_of_it():
 def test_where_stars_were_not_counted_exposures_count_the_same():
     shift = scattered([0.5, -0.3], 4)
 
-    row = measured([member(1, k, s, stars=None if k else 500) for k, s in enumerate(shift)])
+    row = measured([member(1, k, s) for k, s in enumerate(shift)])
 
     np.testing.assert_allclose(row.correction.shift, shift.mean(axis=0), atol=1e-4)
     assert row.stars is None
+
+
+def test_the_reference_of_tweakreg_counts_as_the_mean_of_the_others():
+    shift = scattered([0.5, -0.3], 3)
+
+    row = measured(
+        [member(1, k, s, stars=n) for k, (s, n) in enumerate(zip(shift, (None, 10, 30), strict=True))]
+    )
+
+    np.testing.assert_allclose(
+        row.correction.shift, np.average(shift, axis=0, weights=[20, 10, 30]), atol=1e-4
+    )
+    assert row.stars == 40
+
+
+def test_one_good_fit_of_many_is_not_believed():
+    members = [member(1, k, problem="tweakreg is FAILED" if k else "") for k in range(3)]
+
+    row = measured(members)
+
+    assert row.correction is None
+    assert row.problem == "only 1 of its 3 exposures has a good fit, and nothing confirms that"
+    assert measured(members[:2]).correction is not None
+    assert measured([member(1, 0)]).correction is not None
 
 
 def test_an_outlier_is_named_with_its_distance():
@@ -230,3 +254,18 @@ def test_exposures_without_a_guide_star_or_a_fit_are_not_judged():
     tile_measure.reject_shared(members)
 
     assert [each.problem for each in members] == ["", "", "tweakreg is SKIPPED", ""]
+
+
+def test_the_last_run_of_tweakreg_in_the_log_counts():
+    logs = [
+        "Computed 'rshift' fit for 'GROUP ID: a_1':",
+        "Final solution based on 12 objects.",
+        "Computed 'shift' fit for 'GROUP ID: a_1':",
+        "FIT RMSE: 0.1",
+        "Final solution based on 31 objects.",
+        "Computed 'rshift' fit for 'GROUP ID: a_11':",
+        "Final solution based on 50 objects.",
+    ]
+
+    assert tile_measure.matched_stars(logs, "a_1") == 31
+    assert tile_measure.matched_stars(logs, "a_2") is None
