@@ -14,12 +14,11 @@ _ARCSEC = np.pi / 180 / 3600
 _MEDIAN_DISTANCE = np.sqrt(2 * np.log(2))
 # Fits of tweakreg to MIRI exposures scatter by up to 15 to 25 mas. Where a handful happens to agree better
 # than that, the scatter is no measure of what is too far away [arcsec].
-_LEAST_SCATTER = 0.015
+_LEAST_SCATTER = 0.025
 # Two fits that move no point of the imager apart by this are one fit [arcsec] ...
 _SAME = 1e-4
 # ... where the imager reaches this far from its middle [arcsec].
 _REACH = 65.0
-_MAX_ROUNDS = 50
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def average(
         Weights, such as numbers of matched stars, shape (n,), above 0.
     sigma : float, optional
         Limit [standard deviations along an axis]. They are taken from the median distance, and never
-        below 15 mas.
+        below 25 mas.
 
     Returns
     -------
@@ -163,18 +162,20 @@ def average(
     reference catalogue that all exposures share are in no scatter.
     """
     shift, rotation, offset, weight = _checked(shift, rotation, offset, weight)
-    used = _closest_majority(shift)
-    for _ in range(_MAX_ROUNDS):
+    used, seen = _closest_majority(shift), set()
+    while True:
         mean, turn, middle = (
             np.average(x[used], axis=0, weights=weight[used]) for x in (shift, rotation, offset)
         )
         left = shift - mean - turn * _quarter_turn(offset - middle)
         # An exposure with few stars may be farther off.
         distance = np.hypot(*left.T) * np.sqrt(weight / weight.mean())
-        limit = sigma * max(np.median(distance) / _MEDIAN_DISTANCE, _LEAST_SCATTER)
-        before, used = used, distance <= limit
-        if np.array_equal(before, used):
+        near = distance <= sigma * max(np.median(distance) / _MEDIAN_DISTANCE, _LEAST_SCATTER)
+        # Where two sets lead to each other, either will do.
+        if np.array_equal(near, used) or used.tobytes() in seen:
             break
+        seen.add(used.tobytes())
+        used = near
     n = int(used.sum())
     alone = n == 1
     return Average(

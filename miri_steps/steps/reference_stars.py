@@ -26,6 +26,8 @@ MAGNITUDE_COLUMNS = (
     "isophotal_abmag",
 )
 
+# Names of Gaia's columns in VizieR.
+_VIZIER = {"ra_icrs": "ra", "de_icrs": "dec", "pmde": "pmdec"}
 # Columns, or entries of the table's meta, that hold the epoch of the positions.
 _EPOCHS = ("ref_epoch", "epoch")
 # No catalogue of accurate positions is of another time [Julian year].
@@ -114,7 +116,7 @@ def read(
         Table that astropy can read, with columns ``ra`` and ``dec`` [deg unless they have units] or
         ``sky_centroid``; optional are ``pmra`` (times cos dec, as in Gaia) and ``pmdec`` [mas/yr unless they
         have units], and ``ref_epoch`` or ``epoch`` [Julian year], a column or in the table's meta. Small and
-        capital letters are the same.
+        capital letters are the same, and so are VizieR's names (``RA_ICRS``, ``DE_ICRS``, ``pmDE``).
     epoch : float, str or Time, optional
         Julian year of the positions; comes before what the table says.
     max_magnitude : float, optional
@@ -167,17 +169,21 @@ def _read_table(path, name):
 
 
 class _Columns:
-    """Columns of a table by name, whatever the case."""
+    """Columns of a table by name, whatever the case and the archive they come from."""
 
     def __init__(self, table, name):
         self.table, self.name = table, name
 
+    def _named(self, wanted):
+        small = {column: column.lower() for column in self.table.colnames}
+        return [column for column, name in small.items() if _VIZIER.get(name, name) == wanted]
+
     def __contains__(self, wanted):
-        return any(column.lower() == wanted for column in self.table.colnames)
+        return bool(self._named(wanted))
 
     def find(self, wanted):
         """Return the column; its name is given in small letters."""
-        found = [column for column in self.table.colnames if column.lower() == wanted]
+        found = self._named(wanted)
         if len(found) > 1:
             raise ValueError(f"{self.name} must have one column {wanted}, got {found}")
         return self.table[found[0]]

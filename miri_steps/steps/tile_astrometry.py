@@ -224,6 +224,9 @@ class TileAstrometryStep(MiriStep):
                 else:
                     self._apply(model, member)
                 library.shelve(model, member.index)
+        corrected = sum(member.chosen is not None or member.stored is not None for member in members)
+        level = logging.INFO if corrected == len(members) else logging.WARNING
+        log.log(level, "%d of %d exposures have the correction of a tile.", corrected, len(members))
 
     def _apply(self, model, member):
         tile_wcs.correct(model, member.chosen)
@@ -237,8 +240,11 @@ class TileAstrometryStep(MiriStep):
     def _save(self, library, tiles, rows):
         first = tiles[0].members[0].path.stem
         product = library.asn["products"][0].get("name") or self.remove_suffix(first)[0]
-        if self.save_corrections and (self.corrections or not rows):
-            log.warning("No corrections are saved: none were measured.")
+        done = [member.name for tile in tiles for member in tile.members if member.stored]
+        if self.save_corrections and (self.corrections or done):
+            # A table of what is left would take the place of the one of all.
+            why = f"{len(done)} exposures were done before" if done else "none were measured"
+            log.warning("No corrections are saved: %s.", why)
         elif self.save_corrections:
             path = self.make_output_path(basepath=product, suffix="tiles", ext="ecsv")
             tile_corrections.tile_table(rows, self.group_by).write(path, format="ascii.ecsv", overwrite=True)

@@ -20,6 +20,7 @@ OWN = "tile itself"
 #: The method of a correction that averages those that tweakreg found for exposures.
 BY_TWEAKREG = "tweakreg"
 
+_OBSERVATION = "of its observation"
 # Guide stars taken for others put the pointing off by up to some 2 arcsec.
 _LARGEST_SHIFT = 10.0
 # No tile is as large [deg].
@@ -30,7 +31,7 @@ _DESCRIPTIONS = {
     "shift_north": "to be added to positions",
     "rotation": "from East to North, about ra, dec",
     "scatter": "of exposures, or of stars in a direct measurement, along an axis",
-    "stars": "matched stars; -1 where not known",
+    "stars": "matched stars, summed over exposures where each was fitted; -1 where not known",
 }
 # Far below a milliarcsecond, in degrees too.
 _DIGITS = 9
@@ -242,12 +243,15 @@ def choose(
     observations = {visit[:8] for visit in tile.visit_ids}
     steps = {
         "on its guide star": [row for row in known.values() if {*row.gs_ids} & {*tile.gs_ids}],
-        "of its observation": [row for row in known.values() if {*row.observations} & observations],
+        _OBSERVATION: [row for row in known.values() if {*row.observations} & observations],
     }
     reason = "no other tile stands in for it"
     for step in list(steps)[: {"none": 0, "guide_star": 1, "observation": 2}[fallback]]:
         kin = steps[step]
         if not kin:
+            continue
+        if step == _OBSERVATION and len(kin) < 2:
+            reason = f"one other tile {step}, {kin[0].tile}, cannot tell its own error from that of all"
             continue
         there = [row.correction.at(*tile.position) for row in kin]
         mean = tile_shifts.average(

@@ -15,6 +15,10 @@ from miri_steps.steps.tile_wcs import Correction
 
 __all__ = ["average_fits", "fit_stars", "matched_stars", "recall", "reject_shared"]
 
+# Stars with which an exposure has half the weight of one with very many: false matches, and what exposures
+# of a tile share, do not become smaller with more stars.
+_HALF_WEIGHT = 10
+
 
 def matched_stars(logs: Iterable[str], group: str) -> int | None:
     """
@@ -187,7 +191,8 @@ def fit_stars(
     return TileCorrection(
         **known,
         correction=correction,
-        problem=fit.reason,
+        problem=fit.reason
+        and f"{fit.reason} ({found.n_detected} stars seen, {found.n_reference} in the catalogue)",
         error=tuple(map(float, fit.shift_error)),
         rotation_error=fit.rotation_error,
         scatter=fit.rms,
@@ -209,9 +214,7 @@ def _known(tile, band, method):
 
 
 def _average(tile, fitted, shift, rotates, sigma):
-    known = [member.stars for member in fitted if member.stars]
-    # The reference of tweakreg has no fit to others of its own: it counts as the mean.
-    weight = np.array([member.stars or np.mean(known) for member in fitted]) if known else None
+    weight = _weights([member.stars for member in fitted])
     if not rotates:
         return tile_shifts.average(shift, weight=weight, sigma=sigma)
     rotation = np.array([member.found.rotation for member in fitted])
@@ -219,6 +222,16 @@ def _average(tile, fitted, shift, rotates, sigma):
     offset = SkyCoord(*tile.position, unit="deg").spherical_offsets_to(there)
     offset = np.column_stack([each.arcsec for each in offset])
     return tile_shifts.average(shift, rotation, offset=offset, weight=weight, sigma=sigma)
+
+
+def _weights(stars):
+    """Weigh exposures by their stars, as far as more stars make a better fit."""
+    known = [number for number in stars if number]
+    if not known:
+        return None
+    # The reference of tweakreg has no fit to others of its own: it counts as the mean.
+    number = np.array([each or np.mean(known) for each in stars])
+    return number / (number + _HALF_WEIGHT)
 
 
 def _named(members):

@@ -164,6 +164,25 @@ def test_where_no_majority_agrees_it_says_so(shift, agrees):
     assert tile_shifts.average(np.array(shift)).agrees(0.1) is agrees
 
 
+def test_the_mean_is_that_of_the_exposures_it_says_it_used():
+    """Also where two sets of exposures lead to each other."""
+    for seed in range(400):
+        shift = rng(seed).normal(0, 0.06, (3 + seed % 9, 2))
+
+        found = tile_shifts.average(shift, sigma=1.5)
+
+        np.testing.assert_allclose(found.shift, shift[found.used].mean(axis=0), atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_stated_errors_hold_for_few_exposures_too(n):
+    found = [tile_shifts.average(rng(k).normal(0, 0.02, (n, 2))) for k in range(400)]
+    off = np.array([each.shift for each in found])
+
+    assert np.sqrt(np.mean([each.error**2 for each in found])) == pytest.approx(off.std(), rel=0.15)
+    assert off.std() < 1.1 * 0.02 / np.sqrt(n)
+
+
 def test_one_exposure_has_no_scatter_and_no_error():
     found = tile_shifts.average(np.array([[0.3, 0.4]]))
 

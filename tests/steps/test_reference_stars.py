@@ -54,6 +54,15 @@ def test_columns_may_have_any_case(tmp_path, ra, dec):
     np.testing.assert_allclose(reference_stars.read(tmp_path / "stars.ecsv").ra, RA)
 
 
+def test_columns_may_have_the_names_of_vizier(tmp_path):
+    table = Table({"RA_ICRS": [10.0], "DE_ICRS": [-20.0], "pmRA": [3.0], "pmDE": [4.0], "Gmag": [15.0]})
+    table.write(tmp_path / "vizier.ecsv")
+
+    stars = reference_stars.read(tmp_path / "vizier.ecsv", epoch=2016.0, max_magnitude=16)
+
+    assert [*stars.ra, *stars.dec, *stars.pmra, *stars.pmdec] == [10.0, -20.0, 3.0, 4.0]
+
+
 @pytest.mark.parametrize("table", [Table, QTable])
 def test_units_are_honoured(tmp_path, table):
     columns = {"ra": (RA * units.deg).to(units.hourangle), "dec": (DEC * units.deg).to(units.rad)}

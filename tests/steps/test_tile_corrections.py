@@ -224,7 +224,7 @@ def test_first_the_guide_star_stands_in_then_the_observation():
     "fallback, shift", [("none", None), ("guide_star", None), ("observation", (0.1, -0.2))]
 )
 def test_the_user_says_how_far_to_look(fallback, shift):
-    found, _ = choose(tile("01234001003", "other"), [row("01234001001")], fallback)
+    found, _ = choose(tile("01234001003", "other"), [row("01234001001"), row("01234001002")], fallback)
 
     assert (found and found.shift) == (pytest.approx(shift) if shift else None)
 
@@ -237,6 +237,9 @@ def test_no_number_is_made_up():
     assert found is None
     assert why == "the tiles of its observation disagree"
     assert choose(tile("01234001003", ""), [row("05555001001")])[0] is None
+    found, why = choose(tile("01234001003", "other"), [row("01234001001", (1.7, -1.8))])
+    assert found is None
+    assert why.startswith("one other tile of its observation, 01234001001 S1, cannot tell its own error")
 
 
 def test_one_of_three_that_is_far_off_is_left_out():

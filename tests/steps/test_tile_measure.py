@@ -109,7 +109,7 @@ def test_a_tile_is_measured_at_its_middle_with_all_that_is_known_of_it():
 
     row = measured(members)
 
-    weight = np.arange(20, 24)
+    weight = np.arange(20, 24) / np.arange(30, 34)
     np.testing.assert_allclose(row.correction.shift, np.average(shift, axis=0, weights=weight), atol=1e-4)
     assert row.correction.position == tiles(members)[0].position
     assert (row.tile, row.band, row.visit_ids, row.gs_ids) == (
@@ -141,7 +141,7 @@ def test_the_reference_of_tweakreg_counts_as_the_mean_of_the_others():
     )
 
     np.testing.assert_allclose(
-        row.correction.shift, np.average(shift, axis=0, weights=[20, 10, 30]), atol=1e-4
+        row.correction.shift, np.average(shift, axis=0, weights=[20 / 30, 10 / 20, 30 / 40]), atol=1e-4
     )
     assert row.stars == 40
 
