@@ -21,8 +21,8 @@ _LEAST_TOLERANCE = 0.03
 _LEAST_STARS_FOR_ROTATION = 15
 # Fits that chance gives in more cases than this are refused.
 _LARGEST_CHANCE = 1e-3
-# Rounds of matching and fitting.
-_ROUNDS = 5
+# Rounds of matching and fitting, and of clipping in each fit.
+_ROUNDS, _CLIPPING_ROUNDS = 5, 3
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,6 @@ def fit(
     min_stars: int = 3,
     fitgeometry: str = "shift",
     sigma: float = 3.0,
-    nclip: int = 3,
 ) -> Fit:
     r"""
     Find the shift, and the rotation, that carries stars to their positions in a catalogue.
@@ -251,8 +250,6 @@ def fit(
         "rshift" fits a rotation too, if there are at least 15 matched stars.
     sigma : float, optional
         Clipping limit [rms of the residuals].
-    nclip : int, optional
-        Rounds of clipping.
 
     Returns
     -------
@@ -276,7 +273,7 @@ def fit(
     such fits on average. Fits for which that is above 0.001 are refused, and so are fits for which
     another shift, farther than the tolerance, has as many votes.
     """
-    _check_fit(search_radius, tolerance, min_stars, fitgeometry, sigma, nclip)
+    _check_fit(search_radius, tolerance, min_stars, fitgeometry, sigma)
     xy = np.stack([stars.x, stars.y], axis=-1)
     reference = np.asarray(reference, float).reshape(-1, 2)
     for number, what in ((len(xy), "stars"), (len(reference), "reference stars")):
@@ -290,20 +287,19 @@ def fit(
         return _no_fit(f"only {most} stars agree on a shift, fewer than min_stars={min_stars}", most)
     if rival >= most:
         return _no_fit(f"{most} stars agree on a shift, and {rival} on another", most)
-    matched = _match_and_fit(stars, xy, reference, guess, tolerance, fitgeometry, sigma, nclip)
+    matched = _match_and_fit(stars, xy, reference, guess, tolerance, fitgeometry, sigma)
     if matched is None:
         return _no_fit("stars could not be told apart; a smaller tolerance may help")
     return _judge(*matched, stars, votes, search_radius, min_stars)
 
 
-def _check_fit(search_radius, tolerance, min_stars, fitgeometry, sigma, nclip):
+def _check_fit(search_radius, tolerance, min_stars, fitgeometry, sigma):
     rules = (
         (0 < search_radius < np.inf, "search_radius must be above 0 arcsec", search_radius),
         (0 < tolerance < np.inf, "tolerance must be above 0 arcsec", tolerance),
         (min_stars >= 2, "min_stars must be at least 2", min_stars),
         (fitgeometry in ("shift", "rshift"), "fitgeometry must be 'shift' or 'rshift'", fitgeometry),
         (sigma > 0, "sigma must be above 0", sigma),
-        (nclip >= 0, "nclip must be at least 0", nclip),
     )
     for holds, rule, value in rules:
         if not holds:
@@ -336,7 +332,7 @@ def _first_guess(votes, tolerance):
     return guess, int(count.max()), int(count[far].max(initial=0))
 
 
-def _match_and_fit(stars, xy, reference, guess, tolerance, fitgeometry, sigma, nclip):
+def _match_and_fit(stars, xy, reference, guess, tolerance, fitgeometry, sigma):
     """Match and fit until the matches stay: the fit, and the stars that it used."""
     weight = 1 / (stars.sigma**2 + _FLOOR**2)
     centre, before = np.array([*guess, 0.0]), None
@@ -350,7 +346,7 @@ def _match_and_fit(stars, xy, reference, guess, tolerance, fitgeometry, sigma, n
         entry, star = pairs
         enough = len(star) >= _LEAST_STARS_FOR_ROTATION
         geometry = "rshift" if fitgeometry == "rshift" and enough else "shift"
-        parameters, used = _linear_fit(reference[entry], xy[star], weight[star], geometry, sigma, nclip)
+        parameters, used = _linear_fit(reference[entry], xy[star], weight[star], geometry, sigma)
         residual = reference[entry] - _moved(xy[star], parameters)
         # A false match pulls a mean, and hardly a median.
         middle = np.median(residual, axis=0)
@@ -386,14 +382,14 @@ def _match(at, reference, tolerance):
         return np.zeros((2, 0), int)
 
 
-def _linear_fit(reference, xy, weight, geometry, sigma, nclip):
+def _linear_fit(reference, xy, weight, geometry, sigma):
     found = iter_linear_fit(
         reference,
         xy,
         wuv=weight,
         fitgeom=geometry,
         center=(0.0, 0.0),
-        nclip=nclip,
+        nclip=_CLIPPING_ROUNDS,
         sigma=(sigma, "rmse"),
     )
     matrix = found["matrix"]

@@ -170,18 +170,7 @@ def read_table(path: str | Path, group_by: str) -> list[TileCorrection]:
     """
     path = Path(path)
     table = _open_table(path)
-    made_by = table.meta.get("group_by", group_by)
-    if made_by != group_by:
-        raise ValueError(
-            f"{path} was made with group_by='{made_by}', which must be given again, got '{group_by}'"
-        )
-    needed = {"visit_id" if name == "observation" else name for name in GROUPINGS[group_by]} | {*_SHIFTS}
-    missing = sorted(needed - set(table.colnames))
-    if missing:
-        raise ValueError(
-            f"corrections must have the columns {', '.join(sorted(needed))}, "
-            f"but {path} lacks {', '.join(missing)}"
-        )
+    _check_columns(table, group_by, path)
     values = {name: _angles(table, name, unit, path) for name, unit in _UNITS.items()}
     rows = [
         TileCorrection(
@@ -196,20 +185,7 @@ def read_table(path: str | Path, group_by: str) -> list[TileCorrection]:
         for k, entry in enumerate(table)
         if np.isfinite([values[name][k] for name in _SHIFTS]).all()
     ]
-    if not rows:
-        raise ValueError(f"corrections must hold at least 1 tile with a shift, got none in {path}")
-    for row in rows:
-        if max(map(abs, row.correction.shift)) > _LARGEST_SHIFT:
-            raise ValueError(
-                f"shifts must be at most {_LARGEST_SHIFT:g} arcsec, the pointing is never so far off, "
-                f"but in {path} that of {row.tile} is {row.correction.east:g}, {row.correction.north:g}"
-            )
-    seen = [(row.tile, row.band) for row in rows]
-    for tile, band in seen:
-        if seen.count((tile, band)) > 1:
-            raise ValueError(
-                f"{path} must have one row per tile and filter, but has several of {tile} {band}".rstrip()
-            )
+    _check_rows(rows, path)
     return rows
 
 
@@ -300,6 +276,38 @@ def _open_table(path):
         raise ValueError(
             f"corrections must be a table that astropy reads, but {path} cannot be read: {error}"
         ) from error
+
+
+def _check_columns(table, group_by, path):
+    made_by = table.meta.get("group_by", group_by)
+    if made_by != group_by:
+        raise ValueError(
+            f"{path} was made with group_by='{made_by}', which must be given again, got '{group_by}'"
+        )
+    needed = {"visit_id" if name == "observation" else name for name in GROUPINGS[group_by]} | {*_SHIFTS}
+    missing = sorted(needed - set(table.colnames))
+    if missing:
+        raise ValueError(
+            f"corrections must have the columns {', '.join(sorted(needed))}, "
+            f"but {path} lacks {', '.join(missing)}"
+        )
+
+
+def _check_rows(rows, path):
+    if not rows:
+        raise ValueError(f"corrections must hold at least 1 tile with a shift, got none in {path}")
+    for row in rows:
+        if max(map(abs, row.correction.shift)) > _LARGEST_SHIFT:
+            raise ValueError(
+                f"shifts must be at most {_LARGEST_SHIFT:g} arcsec, the pointing is never so far off, "
+                f"but in {path} that of {row.tile} is {row.correction.east:g}, {row.correction.north:g}"
+            )
+    seen = [(row.tile, row.band) for row in rows]
+    for tile, band in seen:
+        if seen.count((tile, band)) > 1:
+            raise ValueError(
+                f"{path} must have one row per tile and filter, but has several of {tile} {band}".rstrip()
+            )
 
 
 def _angles(table, name, unit, path):

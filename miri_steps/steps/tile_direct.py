@@ -90,7 +90,6 @@ def detect(
     *,
     wcs: WCS | None = None,
     snr: float = 10.0,
-    brightest: int | None = 200,
     fwhm: float | None = None,
 ) -> ExposureStars:
     """
@@ -104,8 +103,6 @@ def detect(
         From pixels to the sky; that of the exposure when not given.
     snr : float, optional
         Least signal-to-noise ratio of a star.
-    brightest : int, optional
-        Most stars; None for all.
     fwhm : float, optional
         Width of a star at half maximum [pixel]; that of the filter when not given.
 
@@ -134,7 +131,6 @@ def detect(
         mask=excluded | ~searched,
         fwhm=fwhm,
         snr=snr,
-        brightest=brightest,
     )
     ra, dec = wcs(found.x, found.y, with_bounding_box=False)
     log.info("%s: %d stars", name, len(found))
@@ -167,7 +163,6 @@ def measure(
     min_stars: int = 3,
     fitgeometry: str = "shift",
     sigma: float = 3.0,
-    nclip: int = 3,
 ) -> TileFit:
     """
     Measure where a tile is: one fit to the stars of all its exposures.
@@ -191,8 +186,6 @@ def measure(
         "rshift" fits a rotation too, if there are enough stars.
     sigma : float, optional
         Clipping limit [rms of the residuals].
-    nclip : int, optional
-        Rounds of clipping.
 
     Returns
     -------
@@ -223,7 +216,6 @@ def measure(
         min_stars=min_stars,
         fitgeometry=fitgeometry,
         sigma=sigma,
-        nclip=nclip,
     )
     ra, dec = plane.wcs.crval
     return TileFit(float(ra), float(dec), fit, len(stars), len(entries))

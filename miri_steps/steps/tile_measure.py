@@ -186,7 +186,7 @@ def fit_stars(
     found = tile_direct.measure([member.detected for member in used], reference, date=date, **parameters)
     fit = found.fit
     correction = None
-    if not fit.reason:
+    if fit.found:
         correction = Correction(found.ra, found.dec, *map(float, fit.shift), fit.rotation).at(*tile.position)
     return TileCorrection(
         **known,

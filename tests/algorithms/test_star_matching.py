@@ -215,7 +215,6 @@ def test_why_there_is_no_fit():
         ("min_stars", 1, "min_stars must be at least 2, got 1"),
         ("fitgeometry", "general", "fitgeometry must be 'shift' or 'rshift', got 'general'"),
         ("sigma", 0.0, "sigma must be above 0, got 0.0"),
-        ("nclip", -1, "nclip must be at least 0, got -1"),
     ],
 )
 def test_wrong_parameters_are_told(name, value, rule):
