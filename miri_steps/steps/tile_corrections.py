@@ -272,9 +272,10 @@ def _open_table(path):
     try:
         return QTable.read(path)
     except Exception as error:
-        # Readers of astropy raise all kinds of errors, and none that names the file.
+        # Readers of astropy raise all kinds of errors, none that names the file, and some a page long.
+        why = str(error).partition("\n")[0]
         raise ValueError(
-            f"corrections must be a table that astropy reads, but {path} cannot be read: {error}"
+            f"corrections must be a table that astropy reads, but {path} cannot be read: {why}"
         ) from error
 
 
