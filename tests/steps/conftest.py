@@ -191,9 +191,9 @@ def tweaked():
 
 @pytest.fixture(scope="session")
 def askew(folder):
-    """Four exposures in two tiles, 0.2 and 1.2 arcsec off, that tweakreg has put right to 20 mas."""
-    plan = grid(RA, DEC, n=(2, 2), step=9.0, per_visit=2, pa=20)
-    truth = np.repeat([[0.2, -0.1], [-0.9, 0.8]], 2, axis=0)
+    """Three exposures in two tiles, 0.2 and 1.2 arcsec off, that tweakreg has put right to 20 mas."""
+    plan = grid(RA, DEC, n=(3, 1), step=9.0, per_visit=2, pa=20)
+    truth = np.array([[0.2, -0.1], [0.2, -0.1], [-0.9, 0.8]])
     scene = Scene(RA, DEC).with_stars(20, radius=30, seed=11)
     observation = observe(scene, plan, "F770W", sky=3.0, pointing_error=truth, subarray="SUB256")
     place = folder / "askew"
