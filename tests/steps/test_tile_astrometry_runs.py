@@ -31,10 +31,6 @@ TWEAKREG = {
 }
 
 
-# The field and its reduction are made once, by one of several workers.
-pytestmark = pytest.mark.xdist_group("starry")
-
-
 @pytest.fixture(scope="module")
 def starry(tmp_path_factory):
     """Two tiles of three dithers, 0.2 and 0.8 arcsec off, in a short and a long filter."""
