@@ -20,6 +20,7 @@ __all__ = [
     "pixel_mesh",
     "region_pixels",
     "sky_grid",
+    "sky_middle",
 ]
 
 # Exposures through the imager's optics, coronagraph fields included.
@@ -160,6 +161,24 @@ def parse_s_region(text: str) -> np.ndarray:
     return corners.reshape(-1, 2)
 
 
+def sky_middle(positions: np.ndarray) -> tuple[float, float]:
+    """
+    Find the middle of positions on the sky, wherever right ascension begins.
+
+    Parameters
+    ----------
+    positions : ndarray
+        Right ascensions and declinations, shape (n, 2) [deg].
+
+    Returns
+    -------
+    ra, dec : float
+        Direction of their mean [deg].
+    """
+    x, y, z = SkyCoord(*np.transpose(positions), unit="deg").cartesian.xyz.value.mean(axis=1)
+    return float(np.degrees(np.arctan2(y, x) % (2 * np.pi))), float(np.degrees(np.arctan2(z, np.hypot(x, y))))
+
+
 def sky_grid(corners: np.ndarray, scale: float) -> WCS:
     """
     Lay a north-up tangent plane through the middle of a field.
@@ -178,10 +197,9 @@ def sky_grid(corners: np.ndarray, scale: float) -> WCS:
     astropy.wcs.WCS
         The grid.
     """
-    x, y, z = SkyCoord(*corners.T, unit="deg").cartesian.xyz.value.mean(axis=1)
     grid = WCS(naxis=2)
     grid.wcs.ctype = "RA---TAN", "DEC--TAN"
-    grid.wcs.crval = np.degrees([np.arctan2(y, x) % (2 * np.pi), np.arctan2(z, np.hypot(x, y))])
+    grid.wcs.crval = sky_middle(corners)
     grid.wcs.crpix = 1, 1
     grid.wcs.cdelt = -scale / 3600, scale / 3600
     return grid

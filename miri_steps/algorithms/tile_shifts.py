@@ -7,6 +7,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from miri_steps.algorithms import directions
+
 __all__ = ["Average", "average", "carry", "shared"]
 
 _ARCSEC = np.pi / 180 / 3600
@@ -106,10 +108,10 @@ def carry(
     array([0., 1.])
     """
     shift = np.asarray(shift, float)
-    east, north, up = _axes(np.asarray(here, float))
+    east, north, up = directions.local_axes(here)
     moved = shift[..., :1] * east + shift[..., 1:] * north
     turn = np.cross(up, moved) + (np.asarray(rotation, float) / _ARCSEC)[..., None] * up
-    east, north, up = _axes(np.asarray(there, float))
+    east, north, up = directions.local_axes(there)
     moved = np.cross(turn, up)
     carried = np.stack([(moved * east).sum(-1), (moved * north).sum(-1)], axis=-1)
     return carried, (turn * up).sum(-1) * _ARCSEC
@@ -221,15 +223,6 @@ def shared(shift: np.ndarray, rotation: np.ndarray, guide_star: np.ndarray) -> n
     _, star = np.unique(np.asarray(guide_star), return_inverse=True)
     kinds = np.unique(np.column_stack([group, star]), axis=0)[:, 0]
     return np.bincount(kinds, minlength=n)[group] > 1
-
-
-def _axes(position):
-    """East, North and outward unit vectors, each of shape (..., 3)."""
-    ra, dec = np.radians(position[..., 0]), np.radians(position[..., 1])
-    zero = np.zeros_like(ra)
-    east = np.stack([-np.sin(ra), np.cos(ra), zero], axis=-1)
-    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=-1)
-    return east, north, np.cross(east, north)
 
 
 def _checked(shift, rotation, offset, weight):

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyArrowPatch
 
-from miri_steps.algorithms import tile_shifts
+from miri_steps.algorithms import directions, tile_shifts
+from miri_steps.exposures import sky_middle
 
 __all__ = ["draw"]
 
@@ -123,47 +124,38 @@ def _members(row, tiles, exposures):
 
 def _place(tiles, exposures):
     """Put tiles that have no position into the middle of their exposures."""
-    direction = _directions(exposures["ra"], exposures["dec"])[2]
+    places = _places(exposures)
     for row in tiles:
-        there = direction[np.asarray(exposures["tile"] == row["tile"])]
-        there = there[np.isfinite(there).all(axis=1)]
-        if len(there) and not np.isfinite([row["ra"], row["dec"]]).all():
-            row["ra"], row["dec"] = _position(there.mean(axis=0))
+        middle = _middle(places[np.asarray(exposures["tile"] == row["tile"])])
+        if middle and not np.isfinite([row["ra"], row["dec"]]).all():
+            row["ra"], row["dec"] = middle
 
 
-def _directions(ra, dec):
-    """East, North and outward unit vectors, each of shape (n, 3)."""
-    ra, dec = (
-        np.radians(np.atleast_1d(np.asarray(ra, float))),
-        np.radians(np.atleast_1d(np.asarray(dec, float))),
-    )
-    east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=-1)
-    north = np.stack([-np.sin(dec) * np.cos(ra), -np.sin(dec) * np.sin(ra), np.cos(dec)], axis=-1)
-    return east, north, np.cross(east, north)
+def _places(table):
+    """List where the rows are, shape (n, 2) [deg]; NaN where that is not known."""
+    return np.column_stack([table["ra"], table["dec"]])
 
 
-def _position(direction):
-    x, y, z = direction
-    return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
+def _middle(places):
+    """Find the middle of the places that are known; None if there are none."""
+    places = places[np.isfinite(places).all(axis=1)]
+    return sky_middle(places) if len(places) else None
 
 
 class _Map:
     """The plane of the drawing: East and North of the middle of the field [arcsec]."""
 
     def __init__(self, *tables):
-        there = np.concatenate([_directions(table["ra"], table["dec"])[2] for table in tables])
-        there = there[np.isfinite(there).all(axis=1)]
-        self.middle = _position(there.mean(axis=0)) if len(there) else (0.0, 0.0)
-        east, north, _ = _directions(*self.middle)
-        self.axes = np.degrees(np.concatenate([east, north])).T * 3600
+        self.middle = _middle(np.concatenate([_places(table) for table in tables])) or (0.0, 0.0)
+        self.axes = np.degrees(np.column_stack(directions.local_axes(self.middle)[:2])) * 3600
 
     def positions(self, table):
         """Where the rows are, shape (n, 2)."""
-        return _directions(table["ra"], table["dec"])[2] @ self.axes
+        return directions.local_axes(_places(table))[2] @ self.axes
 
     def arrows(self, table):
         """Where their shifts point, each along its own East and North, shape (n, 2)."""
-        east, north, _ = _directions(table["ra"], table["dec"])
+        east, north, _ = directions.local_axes(_places(table))
         shift = np.radians(np.column_stack([table["shift_east"], table["shift_north"]]) / 3600)
         return (shift[:, :1] * east + shift[:, 1:] * north) @ self.axes
 
@@ -340,7 +332,7 @@ def _deviations(row, exposures):
     if not _is_corrected(row):
         fitted = own[row["members"] & np.isfinite(own).all(axis=1)]
         return 1e3 * (own - (np.median(fitted, axis=0) if len(fitted) else 0.0))
-    there = np.column_stack([exposures["ra"], exposures["dec"]])
+    there = _places(exposures)
     rotation = np.nan_to_num(row["rotation"])
     return 1e3 * (own - tile_shifts.carry(shift, rotation, np.array([row["ra"], row["dec"]]), there)[0])
 

@@ -12,6 +12,8 @@ from astropy.table import Table
 from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
 
+from miri_steps.algorithms import directions
+
 __all__ = ["MAGNITUDE_COLUMNS", "ReferenceStars", "read"]
 
 #: Columns that hold the magnitude of a star: Gaia, plain tables, the pipeline's ``source_catalog``.
@@ -91,12 +93,9 @@ class ReferenceStars:
         if not np.isfinite(mjd):
             raise ValueError(f"date must be a finite MJD, got {date}")
         years = np.nan_to_num(2000.0 + (mjd - _J2000_MJD) / _YEAR - self.epoch)
-        lon, lat = np.radians(self.ra), np.radians(self.dec)
-        east = np.stack([-np.sin(lon), np.cos(lon), np.zeros_like(lon)])
-        north = np.stack([-np.sin(lat) * np.cos(lon), -np.sin(lat) * np.sin(lon), np.cos(lat)])
-        position = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
-        to_radians = np.radians(1 / 3.6e6) * years
-        x, y, z = position + to_radians * (self.pmra * east + self.pmdec * north)
+        moved = np.radians(np.stack([self.pmra, self.pmdec]) / 3.6e6) * years
+        east, north, outward = directions.local_axes(np.stack([self.ra, self.dec], axis=-1))
+        x, y, z = (outward + moved[0][:, None] * east + moved[1][:, None] * north).T
         return np.degrees(np.arctan2(y, x)) % 360.0, np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 

@@ -1,5 +1,6 @@
 """The table of tile corrections: what was measured, and what stands in where nothing was."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,9 +214,9 @@ def choose(
     source : str
         Where it comes from, or why there is none.
     """
-    known = _best_of_each(rows)
+    known, middle = _best_of_each(rows), tile.position
     if tile.name in known:
-        return _nearby(known[tile.name], tile), OWN
+        return _nearby(known[tile.name], middle), OWN
     observations = {visit[:8] for visit in tile.visit_ids}
     steps = {
         "on its guide star": [row for row in known.values() if {*row.gs_ids} & {*tile.gs_ids}],
@@ -229,7 +230,7 @@ def choose(
         if step == _OBSERVATION and len(kin) < 2:
             reason = f"one other tile {step}, {kin[0].tile}, cannot tell its own error from that of all"
             continue
-        there = [row.correction.at(*tile.position) for row in kin]
+        there = [row.correction.at(*middle) for row in kin]
         mean = tile_shifts.average(
             np.array([each.shift for each in there]),
             np.array([each.rotation for each in there]),
@@ -239,22 +240,22 @@ def choose(
         if mean.agrees(max_scatter):
             names = ", ".join(row.tile for row, used in zip(kin, mean.used, strict=True) if used)
             east, north = map(float, mean.shift)
-            return Correction(*tile.position, east, north, mean.rotation), f"tiles {step}: {names}"
+            return Correction(*middle, east, north, mean.rotation), f"tiles {step}: {names}"
         reason = f"the tiles {step} disagree"
     return None, reason
 
 
-def _nearby(row, tile):
+def _nearby(row, middle):
     """Carry a tile's own correction to its exposures, which must be where it was measured."""
     correction = row.correction
     if np.isfinite(correction.position).all():
-        apart = SkyCoord(*correction.position, unit="deg").separation(SkyCoord(*tile.position, unit="deg"))
+        apart = SkyCoord(*correction.position, unit="deg").separation(SkyCoord(*middle, unit="deg"))
         if apart.deg > _SAME_FIELD:
             raise ValueError(
                 f"the correction of tile {row.tile} must have been measured within {_SAME_FIELD:g} deg "
                 f"of its exposures, but they are {apart.deg:.1f} deg apart"
             )
-    return correction.at(*tile.position)
+    return correction.at(*middle)
 
 
 def _best_of_each(rows):
@@ -303,9 +304,8 @@ def _check_rows(rows, path):
                 f"shifts must be at most {_LARGEST_SHIFT:g} arcsec, the pointing is never so far off, "
                 f"but in {path} that of {row.tile} is {row.correction.east:g}, {row.correction.north:g}"
             )
-    seen = [(row.tile, row.band) for row in rows]
-    for tile, band in seen:
-        if seen.count((tile, band)) > 1:
+    for (tile, band), number in Counter((row.tile, row.band) for row in rows).items():
+        if number > 1:
             raise ValueError(
                 f"{path} must have one row per tile and filter, but has several of {tile} {band}".rstrip()
             )
@@ -319,8 +319,8 @@ def _angles(table, name, unit, path):
     given = getattr(column, "unit", None)
     if given is None or not given.is_equivalent(unit):
         raise ValueError(f"{name} must have a unit of angle, such as {unit}, but in {path} it has {given}")
-    values = np.ma.filled(np.ma.masked_invalid(getattr(column, "unmasked", column).to_value(unit)), np.nan)
-    values = np.where(getattr(column, "mask", False), np.nan, values)
+    values = getattr(column, "unmasked", column).to_value(unit)
+    values = np.where(getattr(column, "mask", False) | ~np.isfinite(values), np.nan, values)
     return np.nan_to_num(values) if name == "rotation" else values
 
 

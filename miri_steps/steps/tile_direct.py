@@ -1,6 +1,5 @@
 """Measure a tile directly: the stars of all its exposures against a catalogue."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from gwcs import WCS
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector, exposures
-from miri_steps.algorithms import star_finding, star_matching
+from miri_steps.algorithms import directions, star_finding, star_matching
 from miri_steps.steps.reference_stars import ReferenceStars
 
 __all__ = ["ExposureStars", "TileFit", "detect", "measure"]
@@ -22,8 +21,6 @@ _DQ_BITS = "~DO_NOT_USE+NON_SCIENCE"
 _MERGING, _LEAST_MERGING = 0.4, 0.06
 # Beyond this the projection of a tile is of no use [deg].
 _FAR = 5.0
-
-log = logging.getLogger(f"stpipe.{__name__}")
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,6 @@ def detect(
         snr=snr,
     )
     ra, dec = wcs(found.x, found.y, with_bounding_box=False)
-    log.info("%s: %d stars", name, len(found))
     sigma = found.sigma * detector.PIXEL_SCALE
     corners = _corners(wcs, searched)
     return ExposureStars(
@@ -229,10 +225,8 @@ def _project(plane, ra, dec):
 
 def _around(plane, ra, dec):
     """Keep positions on this side of the sky."""
-    lon, lat, lon0, lat0 = np.radians([ra, dec, *(np.full(len(ra), v) for v in plane.wcs.crval)])
-    near = np.sin(lat) * np.sin(lat0) + np.cos(lat) * np.cos(lat0) * np.cos(lon - lon0) > np.cos(
-        np.radians(_FAR)
-    )
+    outward, middle = (directions.local_axes(each)[2] for each in (np.stack([ra, dec], -1), plane.wcs.crval))
+    near = outward @ middle > np.cos(np.radians(_FAR))
     return ra[near], dec[near]
 
 

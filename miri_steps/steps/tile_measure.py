@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from astropy.coordinates import SkyCoord
 
+from miri_steps import exposures
 from miri_steps.algorithms import tile_shifts
 from miri_steps.steps import tile_direct
 from miri_steps.steps.reference_stars import ReferenceStars
@@ -61,7 +62,7 @@ def reject_shared(members: list[Member]) -> None:
     fitted = [member for member in members if member.found and not member.problem and member.gs_id]
     if len({member.gs_id for member in fitted}) < 2:
         return
-    middle = Tile("", fitted).position
+    middle = exposures.sky_middle([member.position for member in fitted])
     star = np.array([member.gs_id for member in fitted])
     # One turn of the sphere, or the same numbers in the tangent plane of each exposure.
     alike = np.zeros(len(fitted), bool)
@@ -103,26 +104,24 @@ def average_fits(
     fitted = [member for member in members if member.found and not member.problem]
     known = _known(tile, band, BY_TWEAKREG)
     if not fitted:
-        return TileCorrection(
-            **known, correction=None, problem="no exposure has a good fit", rejected=_named(members)
-        )
+        return _unknown(known, members, "no exposure has a good fit")
     if len(fitted) == 1 and len(members) > 2:
         problem = f"only 1 of its {len(members)} exposures has a good fit, and nothing confirms that"
-        return TileCorrection(**known, correction=None, problem=problem, rejected=_named(members))
+        return _unknown(known, members, problem)
+    middle = tile.position
     # Each shift about the exposure's own position, but along the axes of the tile's middle.
     straight = [Correction(*member.found.position, *member.found.shift) for member in fitted]
-    shift = np.array([each.at(*tile.position).shift for each in straight])
-    mean = _average(tile, fitted, shift, rotates, sigma)
+    shift = np.array([each.at(*middle).shift for each in straight])
+    mean = _average(middle, fitted, shift, rotates, sigma)
     if not mean.agrees(max_scatter):
-        problem = f"its exposures disagree (scatter {mean.scatter:.3f} arcsec)"
-        return TileCorrection(**known, correction=None, problem=problem, rejected=_named(members))
+        return _unknown(known, members, f"its exposures disagree (scatter {mean.scatter:.3f} arcsec)")
     for member, used, distance in zip(fitted, mean.used, np.hypot(*(shift - mean.shift).T), strict=True):
         if not used:
             member.problem = f"its fit is {distance:.3f} arcsec from that of its tile"
     used = [member for member in fitted if not member.problem]
     return TileCorrection(
         **known,
-        correction=Correction(*tile.position, *map(float, mean.shift), mean.rotation),
+        correction=Correction(*middle, *map(float, mean.shift), mean.rotation),
         error=tuple(map(float, mean.error)),
         rotation_error=mean.rotation_error,
         scatter=mean.scatter,
@@ -178,10 +177,9 @@ def fit_stars(
         At the middle of the tile.
     """
     used = [member for member in members if member.detected is not None]
-    rejected = _named([member for member in members if member not in used])
     known = _known(tile, band, reference.path.name)
     if not used:
-        return TileCorrection(**known, correction=None, problem="no exposure can be used", rejected=rejected)
+        return _unknown(known, members, "no exposure can be used")
     date = np.mean([member.mjd for member in used])
     found = tile_direct.measure([member.detected for member in used], reference, date=date, **parameters)
     fit = found.fit
@@ -198,7 +196,7 @@ def fit_stars(
         scatter=fit.rms,
         stars=fit.n_stars,
         used=[member.name for member in used],
-        rejected=rejected,
+        rejected=_named([member for member in members if member.detected is None]),
     )
 
 
@@ -213,13 +211,18 @@ def _known(tile, band, method):
     }
 
 
-def _average(tile, fitted, shift, rotates, sigma):
+def _unknown(known, members, problem):
+    """Say why a tile has no correction."""
+    return TileCorrection(**known, correction=None, problem=problem, rejected=_named(members))
+
+
+def _average(middle, fitted, shift, rotates, sigma):
     weight = _weights([member.stars for member in fitted])
     if not rotates:
         return tile_shifts.average(shift, weight=weight, sigma=sigma)
     rotation = np.array([member.found.rotation for member in fitted])
     there = SkyCoord([member.found.position for member in fitted], unit="deg")
-    offset = SkyCoord(*tile.position, unit="deg").spherical_offsets_to(there)
+    offset = SkyCoord(*middle, unit="deg").spherical_offsets_to(there)
     offset = np.column_stack([each.arcsec for each in offset])
     return tile_shifts.average(shift, rotation, offset=offset, weight=weight, sigma=sigma)
 

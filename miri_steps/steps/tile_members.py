@@ -3,10 +3,9 @@
 import logging
 from dataclasses import dataclass
 
-from astropy.coordinates import SkyCoord
 from astropy.time import Time
 
-from miri_steps import detector
+from miri_steps import detector, exposures
 from miri_steps.steps.base import Exposure
 from miri_steps.steps.tile_direct import ExposureStars
 from miri_steps.steps.tile_wcs import Correction
@@ -23,12 +22,14 @@ GROUPINGS = {
     "observation": ("observation",),
 }
 
+# The point that a correction refers to, on the sky and in the telescope.
+_REFERENCE = tuple(f"wcsinfo.{name}_ref" for name in ("ra", "dec", "v2", "v3", "roll"))
 # What is read of the metadata.
 _USED = tuple(
     f"meta.{name}"
     for name in (
         *("cal_step", "exposure.type", "instrument.filter", "observation.visit_id", "guidestar.gs_id"),
-        *("observation.date", *(f"wcsinfo.{name}_ref" for name in ("ra", "dec", "v2", "v3", "roll"))),
+        *("observation.date", *_REFERENCE),
     )
 )
 _KEYWORDS = {"visit_id": "VISIT_ID", "gs_id": "GS_ID", "observation": "VISIT_ID"}
@@ -98,9 +99,7 @@ class Member(Exposure):
     @property
     def lacks_reference(self) -> bool:
         """Whether the point that a correction refers to is not known."""
-        return any(
-            self.meta.get(f"meta.wcsinfo.{name}_ref") is None for name in ("ra", "dec", "v2", "v3", "roll")
-        )
+        return any(self.meta.get(f"meta.{name}") is None for name in _REFERENCE)
 
     @property
     def mjd(self) -> float:
@@ -151,11 +150,7 @@ class Tile:
     @property
     def position(self) -> tuple[float, float]:
         """Its middle: where the telescope was told to look, on average [deg]."""
-        there = [member.position for member in self.members if not member.is_fixed]
-        middle = SkyCoord(there, unit="deg").cartesian.mean()
-        middle = SkyCoord(middle.x, middle.y, middle.z, representation_type="cartesian")
-        middle.representation_type = "unitspherical"
-        return float(middle.ra.deg), float(middle.dec.deg)
+        return exposures.sky_middle([member.position for member in self.members if not member.is_fixed])
 
     def by_filter(self) -> dict[str, list[Member]]:
         """Sort the exposures into filters, shortest wavelength first."""
