@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from jwst.stpipe import Step
 from stpipe import entry_points, utilities
 from stpipe.config_parser import load_spec_file
 
@@ -231,3 +232,20 @@ def test_no_alias_of_another_package_is_taken():
 
 def test_strun_skymatch_is_still_the_one_of_jwst():
     assert utilities.resolve_step_class_alias("skymatch") == "jwst.step.SkyMatchStep"
+
+
+# What is saved, how much is kept in memory, and what HISTORY tells in other words.
+NOT_RECORDED = {
+    *("in_memory", "maximum_cores", "rateints", "stepsize"),
+    *("save_background", "save_corrections", "save_counts", "save_detector_background"),
+    *("save_figure", "save_levels", "save_mask"),
+}
+
+
+@pytest.mark.parametrize(("class_name", "alias"), [step[:2] for step in plugin.get_steps()])
+def test_history_records_every_parameter_that_changes_numbers(class_name, alias):
+    module = importlib.import_module(f"miri_steps.steps.{alias}")
+    step = getattr(miri_steps, class_name.rpartition(".")[2])
+    parameters = set(step.load_spec_file()) - set(Step.load_spec_file())
+
+    assert parameters - NOT_RECORDED == set(module._RECORDED)

@@ -38,7 +38,8 @@ _MOST_FILLED = 0.25
 
 # Parameters that change the numbers, for the HISTORY entry.
 _RECORDED = (
-    *("scaling", "statistic", "clip_sigma", "leave_one_out", "min_separation", "min_samples", "fallback"),
+    *("scaling", "statistic", "clip_sigma", "leave_one_out", "min_separation"),
+    *("min_exposures", "min_samples", "fallback"),
     *("preserve_level", "passes", "max_days", "background_files", "background_file"),
     *("source_sigma", "small_source", "dilate", "mask_image", "regions", "exclude_above", "exclude_delta"),
 )

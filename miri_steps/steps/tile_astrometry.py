@@ -25,13 +25,8 @@ log = logging.getLogger(f"stpipe.{__name__}")
 
 # Parameters that change the numbers, for the HISTORY entry.
 _RECORDED = (
-    "corrections",
-    "reference_catalog",
-    "group_by",
-    "fitgeometry",
-    "sigma",
-    "max_scatter",
-    "fallback",
+    *("corrections", "reference_catalog", "group_by", "fitgeometry", "fallback", "sigma", "max_scatter"),
+    *("epoch", "max_magnitude", "magnitude_column", "snr_threshold", "search_radius", "tolerance", "min_stars"),
 )
 
 
