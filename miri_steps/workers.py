@@ -1,6 +1,7 @@
 """Spread work over processes, with the same answer for any number of them."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 
-__all__ = ["count", "open_map"]
+__all__ = ["count", "open_map", "open_pool"]
 
 _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
 
@@ -77,3 +78,46 @@ def open_map(cores: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
                 yield result
 
         yield run
+
+
+@contextmanager
+def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
+    """
+    Open a pool of fresh processes that never outlives this one.
+
+    Processes end at once when the block is left, or this process is killed, whatever they are at.
+
+    Parameters
+    ----------
+    cores : int
+        Number of processes.
+
+    Yields
+    ------
+    ProcessPoolExecutor
+        The pool.
+    """
+    context = get_context("spawn")
+    # Nothing is ever sent: the far end is closed when this process ends, and that is heard.
+    far_end, near_end = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with, initargs=(far_end,))
+    try:
+        yield executor
+    except BaseException:
+        near_end.close()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+        near_end.close()
+        far_end.close()
+
+
+def _end_with(far_end):
+    threading.Thread(target=_wait_and_end, args=(far_end,), daemon=True).start()
+
+
+def _wait_and_end(far_end):
+    try:
+        far_end.recv_bytes()
+    except (EOFError, OSError):
+        os._exit(1)

@@ -23,11 +23,11 @@ __all__ = ["Field", "run"]
 
 _RUNS = (
     Run("stock", "calwebb_image3 as it comes", "calwebb_image3"),
-    Run("miri_steps", "the same with PixelSkyMatchStep", parameters.file_name("image3")),
+    Run("miri_steps", "the same with PixelSkyMatchStep", parameters.file_name("image3_pixel_skymatch")),
     Run(
         "miri_steps_subtracted",
         "the same, detector background subtracted too",
-        parameters.file_name("image3"),
+        parameters.file_name("image3_pixel_skymatch"),
         ("--steps.skymatch.post_hooks=miri_steps.PixelSkyMatchStep(subtract_detector_background=True),",),
     ),
 )
@@ -102,7 +102,7 @@ def _simulate(folder: Path, field: Field, tell: Callable[[str], None]) -> None:
     pipelines.run(_TRUTH, folder, association=f"{_TRUTH.name}/{PRODUCT}_asn.json")
     for exposure in (folder / _TRUTH.name).glob("*_cal.fits"):
         exposure.unlink()
-    parameters.copy("image3", folder / parameters.file_name("image3"))
+    parameters.copy("image3_pixel_skymatch", folder / parameters.file_name("image3_pixel_skymatch"))
 
 
 def _load_picture(tell: Callable[[str], None]) -> ModuleType | None:

@@ -85,5 +85,5 @@ def report(rows: QTable, n_exposures: int, folder: Path, picture: Path | None) -
     lines += ["", _MEANING.format(n=n_exposures), "", f"In {folder}: {mosaics}, demo_numbers.ecsv"]
     if picture:
         lines.append(f"Look at {picture}")
-    lines.append("With your data: miri-steps parameters image3 && strun miri_image3.asdf asn.json")
+    lines.append("With your data: miri-steps reduce DIR (or strun with a file of miri-steps parameters)")
     return "\n".join(lines)

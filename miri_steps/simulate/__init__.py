@@ -26,9 +26,11 @@ _WHERE = {
     "integrate": "integrations",
     "Integrations": "integrations",
     "ramp": "ramps",
-    "reference_files": "ramps",
-    "offline_crds": "ramps",
+    "reference_files": "references",
+    "calibration_files": "references",
+    "offline_crds": "references",
     "write": "files",
+    "write_rates": "files",
     "dome": "patterns",
     "columns": "patterns",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from miri_steps.simulate.exposure import Observation
+from miri_steps.simulate.integrations import integrate
 
 
 def write(observation: Observation, folder: str | Path, product: str | None = None) -> Path:
@@ -42,15 +44,78 @@ def write(observation: Observation, folder: str | Path, product: str | None = No
     """
     folder = Path(folder)
     product = product or _product_name(observation)
-    paths = [folder / f"{pointing.name}_cal.fits" for pointing in observation.pointings]
+    paths = _exposures(observation, folder, "cal")
     association = folder / f"{product}_asn.json"
-    there = [path for path in (association, *paths) if path.exists()]
-    if there:
-        raise FileExistsError(f"{there[0]} is there already; simulated files go to a fresh folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    _begin(folder, (association, *paths))
     for path, model in zip(paths, observation, strict=True):
         model.save(str(path))
         model.close()
+    _write_truth(observation, folder, product)
+    association.write_text(json.dumps(_association(observation, product), indent=4))
+    return association
+
+
+def write_rates(
+    observation: Observation, folder: str | Path, product: str | None = None, **given: object
+) -> list[Path]:
+    """Write an observation as it is before its second stage, one exposure at a time.
+
+    The folder then holds ``_rate.fits`` and ``_rateints.fits`` of each exposure and, as `write` leaves them,
+    the truth, the catalogue of the stars, the pattern, and the hot and dead pixels. There is no association:
+    it would name files that are still to be made.
+
+    Parameters
+    ----------
+    observation : Observation
+        Made by `observe`.
+    folder : str or Path
+        Made when it does not exist.
+    product : str, optional
+        First part of the names of what is true; built like that of a real mosaic when not given.
+    **given : object
+        As for `integrate`: ``nints``, ``cosmic_rays``, ``jumps``, ``saturation``, ``flat``, ``seed`` and so
+        on, the same for all exposures.
+
+    Returns
+    -------
+    list of Path
+        The ``_rate`` files, in the order of the exposures.
+
+    Raises
+    ------
+    FileExistsError
+        If a file is there already; nothing has been written then.
+
+    Examples
+    --------
+    >>> simulate.write_rates(observation, "counts", nints=4, cosmic_rays=0.05)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    product = product or _product_name(observation)
+    paths = _exposures(observation, folder, "rate")
+    _begin(folder, (*paths, *_exposures(observation, folder, "rateints")))
+    for i in range(len(observation)):
+        integrations = integrate(observation, i, **given)
+        integrations.write(folder)
+        for model in (integrations.rate, integrations.rateints):
+            model.close()
+    _write_truth(observation, folder, product)
+    return paths
+
+
+def _exposures(observation: Observation, folder: Path, suffix: str) -> list[Path]:
+    return [folder / f"{pointing.name}_{suffix}.fits" for pointing in observation.pointings]
+
+
+def _begin(folder: Path, paths: Iterable[Path]) -> None:
+    """Make the folder, unless one of the files is there already."""
+    there = [path for path in paths if path.exists()]
+    if there:
+        raise FileExistsError(f"{there[0]} is there already; simulated files go to a fresh folder")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_truth(observation: Observation, folder: Path, product: str) -> None:
     observation.truth.write(folder / f"{product}_truth.ecsv", overwrite=True)
     if len(observation.scene.stars):
         _reference_catalog(observation.scene.stars).write(folder / f"{product}_refcat.ecsv", overwrite=True)
@@ -58,8 +123,6 @@ def write(observation: Observation, folder: str | Path, product: str | None = No
         fits.writeto(folder / f"{product}_pattern.fits", observation.pattern, overwrite=True)
     if observation.hot_pixels or observation.dead_pixels:
         _defects(observation).writeto(folder / f"{product}_hot.fits", overwrite=True)
-    association.write_text(json.dumps(_association(observation, product), indent=4))
-    return association
 
 
 def _product_name(observation: Observation) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
+from miri_steps import detector
 from miri_steps.simulate import metadata
 from miri_steps.simulate.exposure import Observation
 
@@ -78,12 +79,15 @@ def integrate(
     cosmic_ray_sigma: tuple[float, float] = (10.0, 40.0),
     jumps: float = 0.0,
     saturation: float | None = None,
+    flat: np.ndarray | None = None,
     seed: int = 0,
 ) -> Integrations:
     """Take an exposure in several integrations.
 
     The mean of them all has the noise of the exposure that ``observation[i]`` gives, drawn anew; the
     observation's own ``cosmic_rays`` play no part. The variances are those of the truth, not of the sample.
+    Where the detector responds less, there is less light and less noise of it, as much noise of the readout,
+    and hot pixels are as hot.
 
     Parameters
     ----------
@@ -104,6 +108,9 @@ def integrate(
     saturation : float, optional
         Pixels with a higher true rate [DN/s] are saturated from the start in their first integrations, 1 to
         ``nints`` of them at random: NaN with DO_NOT_USE and SATURATED.
+    flat : ndarray, optional
+        Full-frame response, about 1, by which the light is multiplied; give the same to
+        `calibration_files`.
     seed : int
         Seed, beside that of the observation and the name of the exposure.
 
@@ -131,6 +138,8 @@ def integrate(
     name = observation.pointings[i].name
     rng = np.random.default_rng([observation.seed, crc32(name.encode()), seed, 2])
     expected, variances = observation.expect(i)
+    if flat is not None:
+        expected, variances = _respond(observation, expected, variances, check_flat(flat))
     truth = expected / metadata.CONVERSION
     bright = np.zeros(truth.shape, bool) if saturation is None else truth > saturation
     dq = _flags(rng, observation.flags, bright, jumps, nints)
@@ -148,6 +157,29 @@ def integrate(
     rate = _to_model(datamodels.ImageModel(), "rate", _average(planes), observation, i, readout)
     rateints = _to_model(datamodels.CubeModel(), "rateints", planes, observation, i, readout)
     return Integrations(rate=rate, rateints=rateints, truth=truth, hit=hit)
+
+
+def check_flat(flat: np.ndarray) -> np.ndarray:
+    """Refuse a flat that no detector has, and give the others as an array of numbers."""
+    flat = np.asarray(flat, float)
+    rules = (
+        (flat.shape == detector.SHAPE, f"have the full frame's shape {detector.SHAPE}", flat.shape),
+        (np.isfinite(flat).all(), "be finite everywhere", f"{np.count_nonzero(~np.isfinite(flat))} others"),
+        (np.min(flat, initial=1.0) > 0, "be above 0 everywhere", np.min(flat, initial=1.0)),
+    )
+    for holds, rule, value in rules:
+        if not holds:
+            raise ValueError(f"flat must {rule}, got {value}")
+    return flat
+
+
+def _respond(
+    o: Observation, expected: np.ndarray, variances: Mapping[str, np.ndarray], flat: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Multiply the light of an exposure by the response; what heats a pixel is no light."""
+    response, heat = flat[detector.SUBARRAYS[o.subarray].slices], o.hot * o.noise
+    dimmed = {"var_poisson": variances["var_poisson"] * response}
+    return (expected - heat) * response + heat, {**variances, **dimmed}
 
 
 def _check(

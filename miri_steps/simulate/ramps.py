@@ -1,8 +1,7 @@
-"""Ramps read up the way the detector does it, and the reference files to fit them without CRDS."""
+"""Ramps read up the way the detector does it."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -35,11 +34,7 @@ _GROUP_TIMES = {
     "MASKLYOT": 0.32384,
 }
 _FIELDS = ("imager", "lyot", "4qpm")
-# A context that never was.
-_CONTEXT = "jwst_0000.pmap"
 _LEVELS = ("uncal", "ramp")
-# Steps that would ask CRDS for what these ramps do not have: nonlinearity, dark current, drifts and so on.
-_NOT_SIMULATED = ("emicorr", "ipc", "reset", "linearity", "rscd", "dark_current", "refpix", "persistence")
 
 
 def ramp(
@@ -113,7 +108,7 @@ def ramp(
     pointing = pointing or Pointing(0.0, 0.0)
     readout = metadata.Readout(nints, ngroups, _GROUP_TIMES[subarray])
     rng = np.random.default_rng([crc32(pointing.name.encode()), seed, 3])
-    blind = (_mask(subarray) & pixel["REFERENCE_PIXEL"]) > 0
+    blind = (blind_pixels(subarray) & pixel["REFERENCE_PIXEL"]) > 0
     electrons = np.where(blind, 0.0, rate) * gain * readout.group_time
     charge = np.cumsum(rng.poisson(electrons, (nints, ngroups, *rate.shape)), axis=1) / gain
     charge += _cosmic_rays(rng, charge.shape, cosmic_rays, cosmic_ray_dn)
@@ -134,98 +129,6 @@ def ramp(
         target=(pointing.ra, pointing.dec),
     )
     return model
-
-
-def reference_files(
-    folder: str | Path,
-    subarray: str = "SUB64",
-    *,
-    gain: float = GAIN,
-    read_noise: float = READ_NOISE,
-    saturation: int = SATURATION,
-) -> dict[str, dict]:
-    """Write the reference files that tell ``calwebb_detector1`` about a simulated ramp.
-
-    They are GAIN, READNOISE, SATURATION and MASK; give the numbers that `ramp` was given. What is not
-    simulated is skipped, so that no reference file is asked of CRDS. CRDS itself must still be there, to be
-    asked for its context: without a network, `offline_crds` makes do.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made when it does not exist; files of the same names are replaced.
-    subarray : str
-        Value of SUBARRAY.
-    gain : float
-        Electrons per DN.
-    read_noise : float
-        Noise of one readout [DN].
-    saturation : int
-        Highest value a pixel reaches [DN].
-
-    Returns
-    -------
-    dict
-        Parameters by step: the argument ``steps`` of ``Detector1Pipeline.call``; each item is
-        ``--steps.<step>.<parameter>=<value>`` of ``strun``, and those of one step are the arguments of its
-        own ``call``.
-
-    Examples
-    --------
-    >>> from jwst.pipeline import Detector1Pipeline  # doctest: +SKIP
-    >>> os.environ |= simulate.offline_crds("references")  # doctest: +SKIP
-    >>> steps = simulate.reference_files("references")  # doctest: +SKIP
-    >>> Detector1Pipeline.call("uncal.fits", steps=steps)  # doctest: +SKIP
-    """
-    if subarray not in detector.SUBARRAYS:
-        raise ValueError(f"subarray must be one of {list(detector.SUBARRAYS)}, got {subarray}")
-    shape = detector.SUBARRAYS[subarray].shape
-    flat = {"gain": gain, "readnoise": np.sqrt(2.0) * read_noise, "saturation": saturation}
-    kinds = (datamodels.GainModel, datamodels.ReadnoiseModel, datamodels.SaturationModel)
-    models = {
-        name: kind(data=np.full(shape, value, np.float32))
-        for (name, value), kind in zip(flat.items(), kinds, strict=True)
-    }
-    models["mask"] = datamodels.MaskModel(dq=_mask(subarray))
-    paths = {name: _write_reference(model, name, subarray, Path(folder)) for name, model in models.items()}
-    fit = {"override_gain": paths["gain"], "override_readnoise": paths["readnoise"]}
-    return {
-        "dq_init": {"override_mask": paths["mask"]},
-        # MIRI has no superbias, but the step asks for it.
-        "saturation": {"override_saturation": paths["saturation"], "override_superbias": "N/A"},
-        "jump": dict(fit),
-        "ramp_fit": dict(fit),
-        "gain_scale": {"override_gain": paths["gain"]},
-    } | {step: {"skip": True} for step in _NOT_SIMULATED}
-
-
-def offline_crds(folder: str | Path) -> dict[str, str]:
-    """Make an empty CRDS cache, for steps that get all their reference files as overrides.
-
-    A step that used any reference file writes the name of the CRDS context into its result; without a cache
-    and a network CRDS ends the program then.
-
-    Parameters
-    ----------
-    folder : str or Path
-        Made when it does not exist.
-
-    Returns
-    -------
-    dict
-        Variables to set in the environment before CRDS is first used.
-    """
-    config = Path(folder).absolute() / "crds" / "config" / "jwst"
-    config.mkdir(parents=True, exist_ok=True)
-    # What CRDS reads of it when it has no server.
-    server = {"observatory": "jwst", "operational_context": _CONTEXT, "last_synced": "never"}
-    (config / "server_config").write_text(repr(server))
-    return {
-        "CRDS_PATH": str(config.parents[1]),
-        "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
-        "CRDS_CONTEXT": _CONTEXT,
-        "STPIPE_DISABLE_CRDS_STEPPARS": "true",
-    }
 
 
 def _check_names(subarray: str, filter: str, level: str) -> None:
@@ -288,34 +191,16 @@ def _cosmic_rays(
     return np.where(hit & (np.arange(ngroups)[:, None, None] >= when), height, 0.0)
 
 
-def _mask(subarray: str) -> np.ndarray:
-    """Flag reference pixels and the frame between the fields."""
+def blind_pixels(subarray: str) -> np.ndarray:
+    """Give the DQ of pixels that see no light: reference pixels and the frame between the fields."""
     return defects.flags(subarray, _FIELDS, 0.0, 0).copy()
 
 
 def _flagged(data: np.ndarray, saturation: int, subarray: str) -> datamodels.RampModel:
     model = datamodels.RampModel(data=data.astype(np.float32))
-    model.pixeldq = _mask(subarray)
+    model.pixeldq = blind_pixels(subarray)
     # Charge does not leave: after its first saturated group a pixel stays so.
     saturated = np.logical_or.accumulate(data >= saturation, axis=1)
     lost = np.broadcast_to(model.pixeldq & pixel["DO_NOT_USE"], data.shape)
     model.groupdq = np.where(saturated, lost | group["SATURATED"], lost).astype(np.uint8)
     return model
-
-
-def _write_reference(model: datamodels.JwstDataModel, kind: str, subarray: str, folder: Path) -> str:
-    meta = {
-        "reftype": kind.upper(),
-        "instrument": {"name": "MIRI", "detector": "MIRIMAGE"},
-        "subarray": metadata.readout_window(subarray),
-        "author": "miri_steps.simulate",
-        "description": "Simulated",
-        "pedigree": "DUMMY",
-        "useafter": "2022-01-01T00:00:00",
-        "telescope": "JWST",
-    }
-    model.update({"meta": meta})
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{subarray.lower()}_{kind}.fits"
-    model.save(str(path))
-    return str(path.absolute())

@@ -26,7 +26,8 @@ log = logging.getLogger(f"stpipe.{__name__}")
 # Parameters that change the numbers, for the HISTORY entry.
 _RECORDED = (
     *("corrections", "reference_catalog", "group_by", "fitgeometry", "fallback", "sigma", "max_scatter"),
-    *("epoch", "max_magnitude", "magnitude_column", "snr_threshold", "search_radius", "tolerance", "min_stars"),
+    *("epoch", "max_magnitude", "magnitude_column", "snr_threshold", "search_radius", "tolerance"),
+    "min_stars",
 )
 
 
@@ -241,9 +242,13 @@ class TileAstrometryStep(MiriStep):
             why = f"{len(done)} exposures were done before" if done else "none were measured"
             log.warning("No corrections are saved: %s.", why)
         elif self.save_corrections:
-            path = self.make_output_path(basepath=product, suffix="tiles", ext="ecsv")
-            tile_corrections.tile_table(rows, self.group_by).write(path, format="ascii.ecsv", overwrite=True)
-            log.info("Saved %s", path)
+            for suffix, table in (
+                ("tiles", tile_corrections.tile_table(rows, self.group_by)),
+                ("tile_exposures", tile_products.exposure_table(tiles, rows)),
+            ):
+                path = self.make_output_path(basepath=product, suffix=suffix, ext="ecsv")
+                table.write(path, format="ascii.ecsv", overwrite=True)
+                log.info("Saved %s", path)
         if self.save_figure:
             path = self.make_output_path(basepath=product, suffix="tiles", ext="png")
             tile_products.draw(tiles, rows, self.group_by).savefig(path)

@@ -32,7 +32,7 @@ _USED = tuple(
         *("observation.date", *_REFERENCE),
     )
 )
-_KEYWORDS = {"visit_id": "VISIT_ID", "gs_id": "GS_ID", "observation": "VISIT_ID"}
+_KEYWORDS = {"visit_id": "VISIT_ID", "gs_id": "GDSTARID", "observation": "VISIT_ID"}
 
 
 @dataclass
@@ -202,7 +202,7 @@ def into_tiles(members: list[Member], group_by: str) -> list[Tile]:
         key = {name: getattr(member, name) for name in GROUPINGS[group_by]}
         missing = [name for name, value in key.items() if not value]
         if missing == ["gs_id"] and len(key) > 1:
-            log.warning("%s has no GS_ID: its tile is its visit, %s.", member.name, member.visit_id)
+            log.warning("%s has no GDSTARID: its tile is its visit, %s.", member.name, member.visit_id)
         elif missing:
             raise ValueError(
                 f"group_by='{group_by}' needs {_KEYWORDS[missing[0]]} of each exposure, "

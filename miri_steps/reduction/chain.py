@@ -1,0 +1,291 @@
+"""The chain from a folder of exposures to mosaics."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy.table import QTable, Table
+from jwst.associations.asn_from_list import asn_from_list
+
+from miri_steps import workers
+from miri_steps.reduction import running, settings, summary
+from miri_steps.reduction.jobs import Job
+from miri_steps.reduction.ledger import Ledger
+from miri_steps.reduction.settings import Hook, Stage
+from miri_steps.reduction.sources import Source, find
+from miri_steps.reduction.summary import DONE, FAILED, KEPT, SKIPPED, Row
+from miri_steps.steps.tile_members import GROUPINGS
+
+__all__ = ["reduce"]
+
+# What the Steps save beside the exposures, for the report and for other filters.
+_SAVED = {
+    "median_hot_pixel": {"save_mask": True},
+    "tile_astrometry": {"save_corrections": True},
+    "super_background": {"save_background": True},
+    "pixel_skymatch": {"save_levels": True, "save_detector_background": True},
+}
+
+
+def reduce(
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    parameters: Sequence[str | Path] = (),
+    changes: Mapping[str, object] | None = None,
+    start: str | None = None,
+    maximum_cores: str = "1",
+    save_report: bool = True,
+) -> QTable:
+    """
+    Reduce a folder of exposures: stages 1 to 3 for every filter in it, and a report.
+
+    Think of a kitchen with a recipe for each course: whatever comes in, raw or half done, goes through
+    what it still needs, and a pot that burns stops nobody else. The shortest filter is served first,
+    because its tile corrections are carried over to the others.
+
+    What is finished is not made again: the same call after an interruption goes on where it stopped,
+    and one with other parameters makes anew what they change. Results depend neither on the order of
+    files nor on the number of processes.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the ``_uncal``, ``_rate`` (with ``_rateints``) or ``_cal`` files of one field are, in it or
+        in folders inside it.
+    output : str or Path, optional
+        Where ``stage1``, ``stage2``, ``stage3`` and the rest go; by default a folder in the current one,
+        named like `folder` with ``_reduced`` behind.
+    parameters : sequence of str or Path
+        Parameter files for the stock pipelines, or names of those that come with the package. Stages
+        without one get ``detector1``, ``image2`` and ``image3``.
+    changes : dict, optional
+        Parameters to change, by ``"step.parameter"``: ``{"pixel_skymatch.grouping": "visit"}``.
+    start : str, optional
+        Kind of files to start from, "uncal", "rate" or "cal"; by default the rawest of each exposure.
+    maximum_cores : str
+        Processes: a number, or "quarter", "half", "all". Stages 1 and 2 do as many exposures at a time.
+    save_report : bool
+        Whether to write ``report.html``.
+
+    Returns
+    -------
+    QTable
+        What became of each exposure and mosaic: stage, name, filter, status (done, up to date, skipped,
+        failed), reason, seconds. It is also in ``reduction.ecsv``.
+
+    Raises
+    ------
+    NotADirectoryError, FileNotFoundError
+        If the folder or a parameter file is missing.
+    ValueError
+        If there is nothing to reduce, or a parameter makes no sense.
+    OSError
+        If the output folder cannot be written to.
+    RuntimeError
+        If another reduction is at work in it.
+
+    Notes
+    -----
+    All of the above is found before any work is done. What fails afterwards, an exposure that is
+    broken or a filter whose pipeline stops, is in the table with its reason, and stops nothing else.
+    """
+    folder = Path(folder)
+    cores = workers.count(maximum_cores)
+    stages = settings.read(parameters, changes)
+    output = Path(f"{folder.resolve().name}_reduced") if output is None else Path(output)
+    ledger = Ledger(output)
+    sources = find(folder, start, leave_out=[ledger.folder_of(stage) for stage in stages])
+    with ledger.opened():
+        chain = _Chain(ledger, stages, cores)
+        chain.reduce(sources, folder.resolve().name)
+        table = summary.to_table(chain.rows)
+        summary.write(table, output / "reduction.ecsv")
+        if save_report and not chain.is_reported():
+            chain.report()
+    print(summary.describe(chain.rows), flush=True)
+    return summary.to_table(chain.rows)
+
+
+class _Chain:
+    """A reduction under way."""
+
+    def __init__(self, ledger: Ledger, stages: dict[str, Stage], cores: int):
+        self.ledger = ledger
+        self.stages = stages
+        self.cores = cores
+        self.rows = []
+        self._begun = time.monotonic()
+
+    # ---- what is done, stage by stage
+
+    def reduce(self, sources: list[Source], name: str) -> None:
+        """Bring every exposure through stages 1 and 2, and make a mosaic of each filter."""
+        for source in sources:
+            if source.problem:
+                status = FAILED if source.is_broken else SKIPPED
+                self._note(Row("input", source.name, source.band, status, source.problem))
+        sources = [source for source in sources if not source.problem]
+        rates = self._make_rates(sources)
+        cals = self._calibrate(sources, rates)
+        tables = []
+        for band in dict.fromkeys(source.band for source in sources):
+            members = [source for source in sources if source.band == band]
+            self._make_mosaic(f"{name}_{band.lower()}", band, members, cals, tables)
+
+    def _make_rates(self, sources):
+        """Do stage 1; list the rates by name of the exposure."""
+        jobs = [job for source in sources if (job := self._rate_job(source))]
+        made = {source.name: source.path for source in sources if source.kind == "rate"}
+        for job in jobs:
+            made.pop(job.name, None)
+        return made | self._run(jobs, self.cores)
+
+    def _rate_job(self, source):
+        stage = self.stages["detector1"]
+        if source.kind == "uncal":
+            return Job(source.name, source.band, stage, source.path, (source.path,))
+        hook = stage.hooks().get("rate_from_rateints")
+        if hook and source.rateints:
+            hook = Hook(hook.alias, hook.parameters | {"rateints": str(source.rateints)})
+            return Job(source.name, source.band, stage, source.path, (source.path, source.rateints), hook)
+        return None
+
+    def _calibrate(self, sources, rates):
+        """Do stage 2; list the calibrated exposures by name."""
+        stage = self.stages["image2"]
+        jobs = [
+            Job(source.name, source.band, stage, rates[source.name], (rates[source.name],))
+            for source in sources
+            if source.name in rates
+        ]
+        given = {source.name: source.path for source in sources if source.kind == "cal"}
+        return given | self._run(jobs, self.cores)
+
+    def _make_mosaic(self, product, band, members, cals, tables):
+        """Do stage 3 for one filter."""
+        there = [member for member in members if member.name in cals]
+        if not there:
+            why = f"none of its {len(members)} exposures is calibrated"
+            self._note(Row("stage3", product, band, SKIPPED, why))
+            return
+        stage = self._with_table(self.stages["image3"], there, tables)
+        paths = sorted((cals[member.name] for member in there), key=lambda path: path.name)
+        folder = self.ledger.folder_of("image3")
+        association = _associate(product, paths, folder, program=there[0].visit_id[:5])
+        job = Job(product, band, stage, association, tuple(paths))
+        if not self._run([job], self.cores):
+            return
+        table = folder / f"{product}_tiles.ecsv"
+        if table.exists():
+            tables.append(table)
+
+    def _with_table(self, stage, members, tables):
+        """Let the tiles have the corrections of a shorter filter, where one has them all."""
+        for alias, hook in stage.hooks().items():
+            stage = stage.changed(alias, **(_SAVED.get(alias, {}) | hook.parameters))
+        hook = stage.hooks().get("tile_astrometry")
+        if hook is None or "corrections" in hook.parameters:
+            return stage
+        group_by = hook.parameters.get("group_by", "visit_guide_star")
+        tiles = {_tile_of(member, group_by) for member in members}
+        for table in tables:
+            if tiles <= _tiles_in(table):
+                stage = stage.changed("tile_astrometry", corrections=str(table), save_corrections=False)
+                return stage.changed("tweakreg", skip=True)
+        return stage
+
+    def is_reported(self) -> bool:
+        """Tell whether an earlier run has reported all that there is."""
+        nothing_new = all(row.status == KEPT for row in self.rows)
+        return nothing_new and (self.ledger.folder / "report.html").exists()
+
+    def report(self) -> None:
+        """Write the report, and say so if that fails: the mosaics are there all the same."""
+        from miri_steps import report
+
+        try:
+            self._tell(f"report: {report.write(self.ledger.folder)}")
+        except ModuleNotFoundError as error:
+            self._note(Row("report", "report.html", "", SKIPPED, str(error)))
+        except Exception as error:
+            self._note(Row("report", "report.html", "", FAILED, f"{type(error).__name__}: {error}"))
+
+    # ---- how jobs are run
+
+    def _run(self, jobs: list[Job], cores: int) -> dict[str, Path]:
+        """Run jobs as far as they are not finished; list the products of those that are."""
+        todo, made, known = [], {}, len(self.rows)
+        for job in jobs:
+            try:
+                finished = self.ledger.is_finished(job)
+            except (OSError, ValueError) as error:
+                self._end(job, FAILED, str(error))
+                continue
+            if finished:
+                self._end(job, KEPT)
+                made[job.name] = self.ledger.product_of(job)
+            else:
+                todo.append(job)
+        for number, (job, outcome) in enumerate(running.run(todo, self.ledger, cores, self._tell), start=1):
+            count = f"{number}/{len(todo)} " if len(todo) > 1 else ""
+            if self._settle(job, outcome, count):
+                made[job.name] = self.ledger.product_of(job)
+        # Not in the order in which they happened to end.
+        self.rows[known:] = sorted(self.rows[known:], key=lambda row: row.name)
+        return dict(sorted(made.items()))
+
+    def _settle(self, job, outcome, count):
+        """Publish what a job has made."""
+        problem = outcome.problem
+        if not problem:
+            try:
+                self.ledger.publish(job)
+            except OSError as error:
+                problem = f"{type(error).__name__}: {error}"
+        if problem:
+            problem = f"{problem} [log: {self.ledger.log_of(job)}]"
+        self.ledger.clear(job)
+        self._end(job, FAILED if problem else DONE, problem or outcome.remark, outcome.seconds, count)
+        return not problem
+
+    def _end(self, job, status, reason="", seconds=0.0, count=""):
+        stage = self.ledger.folder_of(job.stage.name).name
+        self._note(Row(stage, job.name, job.band, status, reason, seconds), count)
+
+    def _note(self, row, count=""):
+        self.rows.append(row)
+        if row.status != KEPT:
+            took = f" in {row.seconds:.0f} s" if row.seconds else ""
+            self._tell(
+                f"{count}{row.stage} {row.name} {row.status}{took}{': ' * bool(row.reason)}{row.reason}"
+            )
+
+    def _tell(self, text):
+        print(f"{time.monotonic() - self._begun:5.0f} s  {text}", flush=True)
+
+
+def _associate(product, paths, folder, program):
+    """Make the association of a mosaic, with the files as they are seen from its folder."""
+    made = asn_from_list([path.name for path in paths], product_name=product)
+    association = json.loads(made.dump()[1]) | {"asn_type": "image3", "program": program or "noprogram"}
+    for member, path in zip(association["products"][0]["members"], paths, strict=True):
+        member["expname"] = os.path.relpath(path.resolve(), folder.resolve())
+    return association
+
+
+def _tile_of(source, group_by):
+    """Name the tile of an exposure as TileAstrometryStep does."""
+    known = {"visit_id": source.visit_id, "gs_id": source.gs_id, "observation": source.visit_id[:8]}
+    return " ".join(filter(None, (known[name] for name in GROUPINGS[group_by])))
+
+
+def _tiles_in(path):
+    """Name the tiles of a table of corrections; one that has none stays where it is in all filters."""
+    table = Table.read(path)
+    return set(table["tile"]) if np.isfinite(table["shift_east"]).any() else set()

@@ -1,0 +1,261 @@
+"""One run of a pipeline: what it needs, and the run itself, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from miri_steps.plugin import get_steps
+from miri_steps.reduction.settings import Hook, Stage
+
+__all__ = ["Job", "Outcome", "execute"]
+
+# What a stage leaves of an exposure, or of a mosaic.
+_SUFFIXES = {"detector1": "rate", "image2": "cal", "image3": "i2d"}
+_ALIASES = [alias for _, alias, _ in get_steps()]
+# Share of the machine's memory that exposures may take; pipelines need some more for their own work.
+_MOST_MEMORY = 0.25
+# They change how long a run takes, and nothing else.
+_WITHOUT_EFFECT = {"maximum_cores", "in_memory"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A run of a pipeline, or of a Step alone.
+
+    Parameters
+    ----------
+    name : str
+        Exposure or mosaic.
+    band : str
+        Name of the filter.
+    stage : Stage
+        The pipeline and its parameters.
+    given : Path or dict
+        What it is given: a file, or an association that names files as they are seen from its folder.
+    inputs : tuple of Path
+        The files whose content decides about the result.
+    hook : Hook, optional
+        The Step that is run alone, in the place of the pipeline.
+    """
+
+    name: str
+    band: str
+    stage: Stage
+    given: Path | dict
+    inputs: tuple[Path, ...]
+    hook: Hook | None = None
+
+    @property
+    def key(self) -> str:
+        """Name that no other job has."""
+        return f"{self.stage.name}_{self.name}"
+
+    @property
+    def product(self) -> str:
+        """Name of the file without which it has failed."""
+        return f"{self.name}_{_SUFFIXES[self.stage.name]}.fits"
+
+    def settings(self) -> dict:
+        """List what decides about the result beside the inputs, as JSON can hold it."""
+        return {
+            # Files by name alone: folders may move, and the content is looked at.
+            "parameters": _map_texts(self._told(), lambda text: Path(text).name if _is_file(text) else text),
+            "packages": {name: version(name) for name in ("jwst", "miri-steps")},
+            "crds_context": os.environ.get("CRDS_CONTEXT"),
+        }
+
+    def named_files(self) -> list[Path]:
+        """List the files that parameters name: their content decides about the result too."""
+        texts = []
+        _map_texts(self._told(), texts.append)
+        return sorted({Path(text) for text in texts if _is_file(text)})
+
+    def _told(self):
+        told = [self.hook] if self.hook else [self.stage.parameters, self.stage.steps]
+        return json.loads(json.dumps(told, default=_plain))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How a job ended.
+
+    Parameters
+    ----------
+    seconds : float
+        How long it took [s].
+    problem : str
+        Why it failed; empty if it did not.
+    remark : str
+        What is to be said of one that did not fail.
+    """
+
+    seconds: float
+    problem: str = ""
+    remark: str = ""
+
+
+def execute(job: Job, work: Path, log: Path, cores: str) -> Outcome:
+    """
+    Run a job.
+
+    Parameters
+    ----------
+    job : Job
+        The job.
+    work : Path
+        Folder for everything that it writes; it must not exist.
+    log : Path
+        File for everything that it says.
+    cores : str
+        Processes that each Step may use.
+
+    Returns
+    -------
+    Outcome
+        Its end; what goes wrong is said there and not raised.
+    """
+    begun = time.monotonic()
+    problem = remark = ""
+    try:
+        work.mkdir(parents=True)
+        with _said_in(log):
+            try:
+                _run(job, work, cores)
+            except (Exception, SystemExit) as error:
+                # CRDS ends the program where it finds no reference file.
+                traceback.print_exc()
+                problem = _first_line(error)
+                if isinstance(error, SystemExit):
+                    problem = f"the pipeline ended the program: {_last_error(log) or error}"
+        if not problem and not (work / job.product).is_file():
+            problem = f"it ended without {job.product}"
+        remark = "" if problem else _remark(work, log)
+    except OSError as error:
+        problem = _first_line(error)
+    return Outcome(time.monotonic() - begun, problem, remark)
+
+
+def _run(job, work, cores):
+    given = job.given
+    if isinstance(given, dict):
+        given = work / f"{job.name}_asn.json"
+        given.write_text(json.dumps(job.given, indent=4), encoding="utf-8")
+    if job.hook:
+        job.hook.step.call(str(given), **job.hook.parameters).save(str(work / job.product))
+        return
+    steps = {name: _with_instances(values, work, cores) for name, values in job.stage.steps.items()}
+    own = {"in_memory": _fits_in_memory(job.inputs)} if job.stage.name == "image3" else {}
+    pipeline = own | job.stage.parameters | {"output_dir": str(work), "save_results": True}
+    job.stage.pipeline.call(str(given), steps=steps, **pipeline)
+
+
+def _fits_in_memory(paths):
+    """Tell whether exposures may be held in memory all at once."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return sum(path.stat().st_size for path in paths) < _MOST_MEMORY * memory
+
+
+def _with_instances(values, work, cores):
+    """Make the hooks: as instances they take any parameter, and know where to write."""
+    told = dict(values)
+    for kind in ("pre_hooks", "post_hooks"):
+        if kind in told:
+            told[kind] = [_instance(hook, work, cores) for hook in told[kind]]
+    return told
+
+
+def _instance(hook, work, cores):
+    if not isinstance(hook, Hook):
+        return hook
+    step = hook.step(**({"output_dir": str(work)} | hook.parameters))
+    if "maximum_cores" not in hook.parameters and hasattr(step, "maximum_cores"):
+        step.maximum_cores = cores
+    return step
+
+
+def _remark(work, log):
+    """Say which Steps left exposures as they were, and why most of them."""
+    from stdatamodels.jwst import datamodels
+
+    skipped, paths = Counter(), sorted(work.glob("*_crf.fits"))
+    for path in paths:
+        with datamodels.open(path) as model:
+            status = model.meta.cal_step.instance
+        skipped.update(alias for alias in _ALIASES if status.get(alias) not in (None, "COMPLETE"))
+    said = log.read_text(encoding="utf-8", errors="replace")
+    remarks = []
+    for alias, count in sorted(skipped.items()):
+        reasons = Counter(re.findall(rf"miri_steps\.steps\.{alias} .*left as it is: (.*)", said))
+        why = "".join(f": {reason}" for reason, _ in reasons.most_common(1))
+        remarks.append(f"{alias} left {count} of {len(paths)} exposures as they were{why}")
+    return "; ".join(remarks)
+
+
+@contextmanager
+def _said_in(log: Path) -> Iterator[None]:
+    """Send all that this process prints to a file, whoever prints it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(log, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+
+
+def _last_error(log):
+    """Find the last that a log says has gone wrong."""
+    said = log.read_text(encoding="utf-8", errors="replace")
+    return "".join(re.findall(r" (?:ERROR|CRITICAL) -\s*(.*)", said)[-1:])
+
+
+def _first_line(error):
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _plain(value):
+    """Write hooks and arrays as plain values; leave out what has no effect."""
+    if isinstance(value, Hook):
+        return [
+            value.alias,
+            {key: item for key, item in value.parameters.items() if key not in _WITHOUT_EFFECT},
+        ]
+    return str(value)
+
+
+def _map_texts(value, change):
+    """Change all words in nested lists and dictionaries."""
+    if isinstance(value, dict):
+        return {key: _map_texts(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value
+
+
+def _is_file(text):
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
