@@ -1,7 +1,9 @@
 """Spread work over processes, with the same answer for any number of them."""
 
+import _thread
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +13,8 @@ from multiprocessing import get_context
 
 __all__ = ["count", "open_map", "open_pool"]
 
+# How long a process that is to end may take over it [s].
+_GRACE = 5.0
 _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
 
 
@@ -85,7 +89,7 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
     """
     Open a pool of fresh processes that never outlives this one.
 
-    Processes end at once when the block is left, or this process is killed, whatever they are at.
+    Processes end within seconds when the block is left, or this process is killed, whatever they are at.
 
     Parameters
     ----------
@@ -120,4 +124,7 @@ def _wait_and_end(far_end):
     try:
         far_end.recv_bytes()
     except (EOFError, OSError):
+        # Politely first, so that what the work has opened is closed.
+        _thread.interrupt_main()
+        time.sleep(_GRACE)
         os._exit(1)

@@ -192,12 +192,15 @@ class _Chain:
         hook = stage.hooks().get("tile_astrometry")
         if hook is None or "corrections" in hook.parameters:
             return stage
+        if "reference_catalog" in hook.parameters:
+            # The tiles are measured without it, from the pointing that the telescope gave.
+            stage = stage.changed("tweakreg", skip=True)
         group_by = hook.parameters.get("group_by", "visit_guide_star")
         tiles = {_tile_of(member, group_by) for member in members}
         for table in tables:
             if tiles <= _tiles_in(table):
-                stage = stage.changed("tile_astrometry", corrections=str(table), save_corrections=False)
-                return stage.changed("tweakreg", skip=True)
+                given = {"corrections": str(table), "reference_catalog": None, "save_corrections": False}
+                return stage.changed("tile_astrometry", **given).changed("tweakreg", skip=True)
         return stage
 
     def is_reported(self) -> bool:

@@ -93,7 +93,7 @@ class Stage:
         step : str
             Its alias; a hook that is told to skip is taken out.
         **values
-            The parameters.
+            The parameters; None takes one of a hook back.
 
         Returns
         -------
@@ -211,7 +211,7 @@ def _changed_hooks(given, alias, values):
         hooks = []
         for hook in given.get(kind, ()):
             if isinstance(hook, Hook) and hook.alias == alias:
-                told = hook.parameters | values
+                told = {key: value for key, value in (hook.parameters | values).items() if value is not None}
                 if _is_true(told.pop("skip", False)):
                     continue
                 hook = Hook(alias, told)

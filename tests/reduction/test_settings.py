@@ -73,6 +73,12 @@ def test_a_hook_that_is_told_to_skip_is_taken_out():
     assert "pixel_skymatch" in stage.hooks()
 
 
+def test_a_parameter_of_a_hook_can_be_taken_back():
+    stage = settings.read()["image3"].changed("tile_astrometry", save_corrections=None, fallback="none")
+
+    assert stage.hooks()["tile_astrometry"].parameters == {"fallback": "none"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

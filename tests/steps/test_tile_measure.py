@@ -80,7 +80,7 @@ def test_the_middle_of_a_tile_is_that_of_its_exposures_also_across_the_zero():
         (
             "guide_star",
             {"star": ""},
-            "group_by='guide_star' needs GS_ID of each exposure, but None-1.* has none",
+            "group_by='guide_star' needs GDSTARID of each exposure, but None-1.* has none",
         ),
         ("visit", {}, "needs VISIT_ID of each exposure, but None-1-F770W has none"),
         ("visit_guide_star", {}, "needs VISIT_ID of each exposure"),
@@ -97,7 +97,7 @@ def test_without_a_guide_star_the_visit_is_the_tile(caplog):
     (tile,) = tiles([member(1, 0, star=""), member(1, 1, star="")])
 
     assert tile.name == "01234001001"
-    assert "1-0-F770W has no GS_ID: its tile is its visit, 01234001001" in caplog.text
+    assert "1-0-F770W has no GDSTARID: its tile is its visit, 01234001001" in caplog.text
 
 
 # ---- averages ----------------------------------------------------------------------------------------------

@@ -1,0 +1,325 @@
+"""Whole reductions of a small field, from what is found in a folder to mosaics and a report."""
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable, Table
+from stdatamodels.jwst import datamodels
+
+from miri_steps import simulate
+from miri_steps.reduction import reduce
+from miri_steps.simulate.metadata import CONVERSION
+
+RA, DEC = 339.0, 33.96
+SUBARRAY = "SUB128"
+# Of the ramps [DN/s].
+RATE = 40.0
+# Of the tiles, East and North [arcsec].
+ERRORS = np.array([[0.3, -0.2], [-0.5, 0.4]])
+# The catalogue would need more reference files; a handful of stars is best measured tile by tile.
+QUICK = {"source_catalog.skip": True, "tweakreg.skip": True}
+# A mosaic and nothing else.
+BARE = {
+    f"{step}.skip": "true"
+    for step in (
+        *("tweakreg", "outlier_detection", "source_catalog"),
+        *("median_hot_pixel", "tile_astrometry", "super_background", "pixel_skymatch"),
+    )
+}
+
+
+def plan(activity, tiles=2, dithers=2):
+    pointings = simulate.mosaic(
+        RA, DEC, tiles=(tiles, 1), dithers=dithers, tile_step=(8.0, 0.0), dither_step=2.0
+    )
+    return [dataclasses.replace(pointing, activity=activity) for pointing in pointings]
+
+
+def observe(band, activity):
+    scene = simulate.Scene(RA, DEC).with_stars(60, radius=12, flux=(0.01, 1.0), seed=1)
+    pointings = plan(activity)
+    settings = {"sky": 5.0, "noise": 0.05, "pattern": simulate.dome(0.3)}
+    errors = ERRORS[[pointing.tile - 1 for pointing in pointings]]
+    return simulate.observe(
+        scene, pointings, band, subarray=SUBARRAY, seed=7, pointing_error=errors, **settings
+    )
+
+
+def direct(field):
+    """Measure tiles against the catalogue of the simulated stars."""
+    (catalogue,) = (field / "rates").glob("*_refcat.ecsv")
+    return QUICK | {"tile_astrometry.reference_catalog": str(catalogue)}
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """Provide reference files for all stages, and no CRDS."""
+    folder = tmp_path_factory.mktemp("references")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in simulate.offline_crds(folder).items():
+            patch.setenv(name, value)
+        files = simulate.reference_files(folder, SUBARRAY) | simulate.calibration_files(folder)
+        yield {
+            f"{step}.{parameter}": value
+            for step, values in files.items()
+            for parameter, value in values.items()
+            if step != "resample"
+        }
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """Fill a folder with rates of one filter, ramps of another, calibrated exposures of a third, and more."""
+    folder = tmp_path_factory.mktemp("field") / "ngc1"
+    simulate.write_rates(observe("F770W", "01"), folder / "rates", nints=4, cosmic_rays=0.05)
+    simulate.write(observe("F1800W", "02"), folder / "cals")
+    for pointing in plan("03", tiles=1, dithers=2):
+        rate = np.full((128, 136), RATE)
+        uncal = simulate.ramp(
+            rate, nints=4, ngroups=10, subarray=SUBARRAY, filter="F1000W", pointing=pointing, cosmic_rays=0.02
+        )
+        uncal.save(folder / f"{pointing.name}_uncal.fits")
+    cal = next(folder.rglob("*_cal.fits"))
+    cut = folder / cal.name.replace("01234", "01235")
+    cut.write_bytes(cal.read_bytes()[:-1000])
+    acquisition = folder / cal.name.replace("01234", "01236")
+    shutil.copy(cal, acquisition)
+    fits.setval(acquisition, "EXP_TYPE", value="MIR_TACQ")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reduced(field, offline, tmp_path_factory):
+    """Reduce it once."""
+    output = tmp_path_factory.mktemp("reduced") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(output.parent)
+        table = reduce(field, output, changes=offline | direct(field), maximum_cores="2")
+    return output, table
+
+
+def products(folder):
+    return {path.name: path for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_every_exposure_goes_through_what_it_still_needs(reduced, field):
+    output, table = reduced
+    ends = {(row["stage"], row["filter"]): [] for row in table}
+    for row in table:
+        ends[row["stage"], row["filter"]].append(row["status"])
+
+    assert ends == {
+        ("input", ""): ["failed"],
+        ("input", "F1800W"): ["skipped"],
+        ("stage1", "F770W"): ["done"] * 4,
+        ("stage1", "F1000W"): ["done"] * 2,
+        ("stage2", "F770W"): ["done"] * 4,
+        ("stage2", "F1000W"): ["done"] * 2,
+        ("stage3", "F770W"): ["done"],
+        ("stage3", "F1000W"): ["done"],
+        ("stage3", "F1800W"): ["done"],
+    }
+    reasons = " ".join(table["reason"][table["stage"] == "input"])
+    assert "truncated" in reasons
+    assert "EXP_TYPE must be MIR_IMAGE, got MIR_TACQ" in reasons
+    written = QTable.read(output / "reduction.ecsv")
+    assert list(written["name"]) == list(table["name"])
+    assert written["seconds"].unit == "s"
+
+
+def test_products_are_where_they_belong_and_nothing_else_is_anywhere(reduced):
+    output, _ = reduced
+
+    assert {path.name for path in output.parent.iterdir()} == {"out"}
+    assert {"stage1", "stage2", "stage3", "logs", "reduction.ecsv", "report.html"} <= set(products(output))
+    assert len(list((output / "stage1").glob("*_rate.fits"))) == 6
+    assert len(list((output / "stage2").iterdir())) == 6
+    mosaics = {path.name for path in (output / "stage3").glob("*_i2d.fits")}
+    assert mosaics == {"ngc1_f770w_i2d.fits", "ngc1_f1000w_i2d.fits", "ngc1_f1800w_i2d.fits"}
+    beside = {"sky_levels.ecsv", "sky_pairs.ecsv", "tiles.ecsv", "asn.json"}
+    assert {f"ngc1_f770w_{name}" for name in beside} <= set(products(output / "stage3"))
+    assert not list(output.glob(".work*"))
+
+
+def test_associations_are_sorted_and_name_files_from_where_they_are(reduced, field):
+    folder = reduced[0] / "stage3"
+    for band, count in (("f770w", 4), ("f1800w", 4), ("f1000w", 2)):
+        association = json.loads((folder / f"ngc1_{band}_asn.json").read_text())
+        (product,) = association["products"]
+        names = [member["expname"] for member in product["members"]]
+
+        assert association["program"] == "01234"
+        assert product["name"] == f"ngc1_{band}"
+        assert len(names) == count
+        assert names == sorted(names)
+        assert all((folder / name).is_file() for name in names)
+
+
+def test_rates_are_rebuilt_without_cosmic_rays(reduced, field):
+    """One sample in twenty is hit: the old rates are too high in the mean, the new ones are not."""
+    truth = observe("F770W", "01")
+    for i, path in enumerate(sorted((reduced[0] / "stage1").glob("*_02101_*_rate.fits"))[:2]):
+        expected = simulate.integrate(truth, i, nints=4).truth
+        before = fits.getdata(field / "rates" / path.name, "SCI")
+        after, good = fits.getdata(path, "SCI"), (fits.getdata(path, "DQ") & 1) == 0
+        assert path.name == f"{truth.pointings[i].name}_rate.fits"
+        noise = np.nanmedian(fits.getdata(path, "ERR"))
+
+        assert np.mean((before - expected)[good]) > 0.3 * noise
+        assert abs(np.median((after - expected)[good])) < 0.1 * noise
+        assert np.std((after - expected)[good]) < 0.6 * np.std((before - expected)[good])
+
+
+def test_ramps_come_out_at_their_true_rate(reduced):
+    paths = sorted((reduced[0] / "stage2").glob("*_02103_*_cal.fits"))
+    assert len(paths) == 2
+    for path in paths:
+        data, dq = fits.getdata(path, "SCI"), fits.getdata(path, "DQ")
+        level = np.mean(data[(dq & 1) == 0])
+        assert level == pytest.approx(RATE * CONVERSION, rel=0.01)
+
+
+def test_other_filters_get_the_corrections_of_the_shortest(reduced):
+    """Tiles are right to a few mas in all filters, though only the first was measured."""
+    folder = reduced[0] / "stage3"
+    assert [path.name for path in folder.glob("*_tiles.ecsv")] == ["ngc1_f770w_tiles.ecsv"]
+    moved = {}
+    for path in folder.glob("*_crf.fits"):
+        with datamodels.open(path) as model:
+            record = model.meta.tile_astrometry.instance
+            tile = int(model.meta.observation.visit_number)
+            moved.setdefault(model.meta.instrument.filter, {})[tile] = record
+
+    assert set(moved) == {"F770W", "F1000W", "F1800W"}
+    for band, tiles in moved.items():
+        for tile, record in tiles.items():
+            shift = record["east"], record["north"]
+            np.testing.assert_allclose(shift, ERRORS[tile - 1], atol=0.01, err_msg=f"{band} {tile}")
+
+
+def test_a_second_run_does_nothing_and_says_so(reduced, field, offline, capsys):
+    output, table = reduced
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*.fits")}
+
+    again = reduce(field, output, changes=offline | direct(field))
+
+    assert {path: path.stat().st_mtime_ns for path in output.rglob("*.fits")} == before
+    assert set(again["status"][again["stage"] != "input"]) == {"up to date"}
+    assert sorted(again["name"]) == sorted(table["name"])
+    assert "stage2     6 up to date" in capsys.readouterr().out
+
+
+def planes(path):
+    with fits.open(path) as hdus:
+        return {hdu.name: hdu.data for hdu in hdus if hdu.is_image and hdu.data is not None}
+
+
+def assert_same_products(first, second):
+    """Hold two stage 3 folders to be equal bit for bit where there are pixels, and in what tables say."""
+    assert list(products(first)) and set(products(first)) == set(products(second))
+    for name, path in products(first).items():
+        if path.suffix == ".fits":
+            one, other = planes(path), planes(second / name)
+            assert one.keys() == other.keys()
+            for plane, values in one.items():
+                np.testing.assert_array_equal(values, other[plane], err_msg=f"{name} {plane}")
+        elif path.suffix == ".ecsv":
+            assert path.read_text() == (second / name).read_text()
+
+
+def command(arguments, folder, limit=None, **changes):
+    """Start miri-steps in a process of its own."""
+    options = [f"--set={key}={value}" for key, value in changes.items()]
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("miri-steps"), *map(str, arguments), *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=limit,
+    )
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(field, offline, reduced, tmp_cwd):
+    """Kill it in stage 2 and in stage 3; another order of files and number of processes change nothing."""
+    rates = tmp_cwd / "ngc1"
+    shutil.copytree(field / "rates", rates / "z")
+    for path in sorted(rates.rglob("*00002*")):
+        (rates / "a").mkdir(exist_ok=True)
+        path.rename(rates / "a" / path.name)
+    arguments = ["reduce", rates, "-o", "out", "--no-report"]
+    output = tmp_cwd / "out"
+    for moment in ("stage2/*_00001_*_cal.fits", ".work_*image3*/*crf.fits"):
+        run = command(arguments, tmp_cwd, **offline, **direct(field))
+        deadline = time.monotonic() + 240
+        while not list(output.glob(moment)) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(run.pid, signal.SIGKILL)
+        said = run.communicate()[0]
+        assert list(output.glob(moment)), said
+        assert not list(output.glob("stage3/*_i2d.fits"))
+    made = {path: path.stat().st_mtime_ns for path in (output / "stage2").iterdir()}
+    assert len(made) == 4
+
+    run = command([*arguments, "--cores", "2"], tmp_cwd, **offline, **direct(field))
+    said = run.communicate(timeout=240)[0]
+
+    assert run.returncode == 0, said
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "stage2     4 up to date" in said
+    assert not list(output.glob(".work*"))
+    first = tmp_cwd / "first"
+    first.mkdir()
+    for name in products(output / "stage3"):
+        shutil.copy(reduced[0] / "stage3" / name, first)
+    assert_same_products(first, output / "stage3")
+
+
+def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(field, tmp_cwd):
+    run = command(["reduce", field / "cals", "-o", "out"], tmp_cwd, **BARE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_cwd.glob("out/.work*")) and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    said = run.communicate(timeout=30)[0]
+
+    assert run.returncode == 130
+    assert said.rstrip().endswith("miri-steps reduce: stopped; the same command goes on from here")
+    assert "Traceback" not in said
+    assert not list(tmp_cwd.glob("out/.work*"))
+
+
+def test_a_full_disk_fails_with_the_reason_and_leaves_nothing_half_done(field, tmp_cwd):
+    """Files that cannot grow beyond a limit stand for a disk without room for the mosaic."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    arguments = ["reduce", field / "cals", "-o", "out", "--no-report"]
+    run = command(arguments, tmp_cwd, limit, **BARE)
+    said = run.communicate(timeout=240)[0]
+
+    assert run.returncode == 1
+    assert "stage3 cals_f1800w failed" in said
+    assert "stage3 cals_f1800w failed: OSError: " in said
+    assert not list(tmp_cwd.glob("out/stage3/*"))
+    (row,) = Table.read(tmp_cwd / "out" / "reduction.ecsv")
+    assert row["status"] == "failed"
+
+    run = command(arguments, tmp_cwd, **BARE)
+    said = run.communicate(timeout=240)[0]
+
+    assert run.returncode == 0, said
+    assert (tmp_cwd / "out" / "stage3" / "cals_f1800w_i2d.fits").exists()
