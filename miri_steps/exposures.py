@@ -1,9 +1,12 @@
 """The border between data models and arrays."""
 
+from pathlib import Path
+
 import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.nddata.bitmask import bitfield_to_boolean_mask, interpret_bit_flags
 from astropy.wcs import WCS
+from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
@@ -16,8 +19,11 @@ __all__ = [
     "check_unresampled",
     "excluded_pixels",
     "frame_origin",
+    "open_file",
     "parse_s_region",
     "pixel_mesh",
+    "read_history",
+    "read_logs",
     "region_pixels",
     "sky_grid",
     "sky_middle",
@@ -28,6 +34,8 @@ IMAGING_TYPES = ("MIR_IMAGE", "MIR_4QPM", "MIR_LYOT", "MIR_CORONCAL", "MIR_TACQ"
 
 # The distortion is smooth on this scale [pixel].
 _MESH_STEP = 16
+# Length of a line of HISTORY in a FITS header.
+_CARD = 72
 
 
 def check_imaging(name: str, exp_type: str | None) -> None:
@@ -259,3 +267,67 @@ def add_history(model: JwstDataModel, description: str) -> None:
     software = {"name": "miri_steps", "version": __version__}
     # FITS keeps the text only.
     model.add_history_entry(f"miri_steps {__version__} {description}", software)
+
+
+def open_file(path: str | Path) -> JwstDataModel:
+    """
+    Open the file of an exposure or a mosaic to read it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    JwstDataModel
+        To be closed, or used in a ``with`` statement.
+    """
+    return datamodels.open(str(path))
+
+
+def read_history(model: JwstDataModel) -> list[str]:
+    """
+    Read the HISTORY entries of this package, each on one line again.
+
+    Parameters
+    ----------
+    model : JwstDataModel
+        The exposure.
+
+    Returns
+    -------
+    list of str
+        In the order they were written. FITS does not tell where an entry ends: one by others right behind
+        a full line is taken for more of it.
+    """
+    found, is_open = [], False
+    for entry in model.instance.get("history", {}).get("entries", ()):
+        text = entry["description"]
+        if text.startswith("miri_steps "):
+            found.append(text)
+        elif is_open:
+            # A card of FITS holds 72 characters, and loses a blank at its end.
+            found[-1] += text if len(found[-1]) % _CARD == 0 else f" {text}"
+        else:
+            continue
+        is_open = len(text) in (_CARD - 1, _CARD)
+    return found
+
+
+def read_logs(model: JwstDataModel) -> dict[str, list[str]]:
+    """
+    Read the logs that jwst keeps in the files it saves.
+
+    Parameters
+    ----------
+    model : JwstDataModel
+        The exposure or mosaic.
+
+    Returns
+    -------
+    dict
+        Lines by the pipeline or Step that wrote them; empty where none are kept.
+    """
+    logs = getattr(model, "cal_logs", None)
+    return {name: [str(line) for line in lines] for name, lines in logs.instance.items()} if logs else {}

@@ -40,8 +40,12 @@ MAY_IMPORT = {
     | {"regions", "exposures", "algorithms", "detector", "report", "workers", "plugin"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
     "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
-    "report": SCIENCE | {"matplotlib", "exposures", "algorithms", "fluxcal", "detector"},
-    "cli": {"parameters", "simulate", "report", "demo"},
+    "report": SCIENCE | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector"},
+    "cli": {"parameters", "simulate", "report", "demo", "reduction"},
+    # Whole reductions are users of the package too; the report is imported when it is written.
+    "reduction": SCIENCE
+    | {"jwst", "stpipe", "stdatamodels"}
+    | {"detector", "parameters", "plugin", "steps", "report", "workers"},
     # The demo is a user of the package: it runs everything, nothing imports it but cli.
     "demo": SCIENCE | PIPELINE | {"matplotlib", "simulate", "steps", "exposures", "detector", "parameters"},
 }

@@ -7,6 +7,7 @@ import re
 import numpy as np
 from astropy import units as u
 from astropy.table import Table
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,7 +19,7 @@ from miri_steps.exposures import sky_middle
 __all__ = ["draw"]
 
 # Colours of Okabe and Ito, which colour-blind people tell apart; light, dark and dashed when printed in grey.
-_USED, _REJECTED, _TILE = "#56B4E9", "#D55E00", "black"
+_USED, _REJECTED = "#56B4E9", "#D55E00"
 # Units that the numbers are drawn from; None for words.
 _TILE_COLUMNS = {
     **{"tile": None, "filter": None, "ra": u.deg, "dec": u.deg},
@@ -96,6 +97,11 @@ def draw(tiles: Table, exposures: Table) -> Figure:
     return figure
 
 
+def _ink():
+    """Tiles have the colour of text, which is black unless matplotlib's settings say otherwise."""
+    return rcParams["text.color"]
+
+
 def _plain(table, columns, name):
     """Copy the columns that are needed, as numbers in known units."""
     missing = sorted(set(columns) - set(table.colnames))
@@ -171,10 +177,10 @@ def _draw_sky(axis: Axes, tiles: Table, exposures: Table) -> None:
     axis.quiver(
         *there[used].T, *scale * own[used].T, color=_USED, width=0.012, zorder=2, label="used", **style
     )
-    axis.quiver(*here.T, *scale * arrow.T, color=_TILE, width=0.03, zorder=4, label="tiles", **style)
+    axis.quiver(*here.T, *scale * arrow.T, color=_ink(), width=0.03, zorder=4, label="tiles", **style)
     tips = _draw_rejected(axis, there, scale * own, scale * longest, exposures)
     lost = ~np.isfinite(arrow).all(axis=1)
-    axis.plot(*here[lost].T, "s", ms=9, mfc="none", mec=_TILE, mew=1.5, zorder=4)
+    axis.plot(*here[lost].T, "s", ms=9, mfc="none", mec=_ink(), mew=1.5, zorder=4)
     _write_numbers(axis, here, scale * arrow, tiles)
     _frame(axis, np.concatenate([here, there, here + scale * arrow, there[used] + scale * own[used], tips]))
     _draw_key(axis, _round(0.7 * longest), scale, style)
@@ -185,7 +191,7 @@ def _draw_key(axis, length, scale, style):
     """Draw an arrow of a round length in the lower left corner, and say how long it is."""
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
     begin = left + 0.04 * (right - left), bottom + 0.04 * (top - bottom)
-    axis.quiver(*begin, -scale * length, 0.0, color=_TILE, width=0.03, label="key", **style)
+    axis.quiver(*begin, -scale * length, 0.0, color=_ink(), width=0.03, label="key", **style)
     end = begin[0] - scale * length, begin[1]
     axis.annotate(_angle(length), end, (5, 0), textcoords="offset points", va="center", fontsize=9)
 
@@ -250,7 +256,8 @@ def _write_numbers(axis, here, arrow, tiles):
         # On the screen East is to the left.
         place = {"xytext": (-11 * side[0], 11 * side[1]), "textcoords": "offset points"}
         shape = "circle" if len(near) == 1 else "round"
-        box = {"boxstyle": f"{shape},pad=0.15", "fc": "white", "ec": "0.4", "lw": 0.6, "alpha": 0.85}
+        box = {"boxstyle": f"{shape},pad=0.15", "ec": "0.4", "lw": 0.6, "alpha": 0.85}
+        box["fc"] = rcParams["axes.facecolor"]
         text = ",".join(map(str, near))
         axis.annotate(text, here[k], **place, ha="center", va="center", fontsize=8, bbox=box, zorder=5)
         for n in near:
@@ -281,7 +288,7 @@ def _describe_sky(axis, middle, any_lost, any_rejected):
     axis.set_ylabel(f"North of Dec {middle[1]:+.5f} deg [arcsec]")
     axis.set_title("Corrections on the sky (arrows are enlarged)")
     lines = [
-        Line2D([], [], color=_TILE, lw=3, label="correction of a tile"),
+        Line2D([], [], color=_ink(), lw=3, label="correction of a tile"),
         Line2D([], [], color=_USED, lw=1.2, label="fit of an exposure"),
     ]
     if any_rejected:
@@ -289,7 +296,7 @@ def _describe_sky(axis, middle, any_lost, any_rejected):
             Line2D([], [], color=_REJECTED, lw=1.2, ls=(0, (3, 2)), label="rejected (long ones are cut)")
         )
     if any_lost:
-        style = {"marker": "s", "ms": 9, "mfc": "none", "mec": _TILE, "mew": 1.5, "ls": "none"}
+        style = {"marker": "s", "ms": 9, "mfc": "none", "mec": _ink(), "mew": 1.5, "ls": "none"}
         lines.append(Line2D([], [], **style, label="tile without a correction"))
     axis.figure.legend(handles=lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
 
@@ -305,7 +312,7 @@ def _draw_targets(panels: np.ndarray, tiles: Table, exposures: Table) -> None:
         axis.axvline(0, color="0.85", lw=0.8, zorder=0)
         axis.plot(*deviation[used].T, "o", ms=4, color=_USED, mec="#0072B2", mew=0.7, clip_on=True)
         if np.isfinite(row["scatter"]):
-            axis.add_patch(Circle((0, 0), row["scatter"], fill=False, color=_TILE, lw=1.2))
+            axis.add_patch(Circle((0, 0), row["scatter"], fill=False, color=_ink(), lw=1.2))
         names = exposures["exposure"][rejected] if _is_corrected(row) else [""] * int(rejected.sum())
         _mark_rejected(axis, deviation[rejected], names, rim)
         axis.set_title(_heading(row, numbers, np.sum(row["members"] & exposures["used"])), fontsize=6.5)

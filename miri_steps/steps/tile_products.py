@@ -9,7 +9,7 @@ from astropy.table import Table
 from miri_steps.steps.tile_corrections import BY_TWEAKREG, TileCorrection, tile_table
 from miri_steps.steps.tile_members import Tile
 
-__all__ = ["draw", "log_tile"]
+__all__ = ["draw", "exposure_table", "log_tile"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -72,11 +72,26 @@ def draw(tiles: list[Tile], rows: list[TileCorrection], group_by: str) -> object
     # matplotlib is imported where a figure is asked for, and only there.
     from miri_steps.report import tile_shifts
 
-    return tile_shifts.draw(tile_table(rows, group_by), _exposure_table(tiles, rows))
+    return tile_shifts.draw(tile_table(rows, group_by), exposure_table(tiles, rows))
 
 
-def _exposure_table(tiles, rows):
-    """List where exposures are and what tweakreg found for them, as far as it was averaged or rejected."""
+def exposure_table(tiles: list[Tile], rows: list[TileCorrection]) -> Table:
+    """
+    List where exposures are and what tweakreg found for them, as far as it was averaged or rejected.
+
+    Parameters
+    ----------
+    tiles : list of Tile
+        The tiles.
+    rows : list of TileCorrection
+        Their corrections.
+
+    Returns
+    -------
+    Table
+        Columns exposure, tile, filter, ra, dec [deg], shift_east, shift_north [arcsec], NaN where there is
+        no fit of its own, and used.
+    """
     used = {name for row in rows for name in row.used}
     averaged = {row.tile for row in rows if row.method == BY_TWEAKREG}
     lines = [
