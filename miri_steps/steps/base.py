@@ -106,7 +106,7 @@ class MiriStep(Step):
 
     def remove_suffix(self, name):
         """
-        Remove a suffix of this package or of jwst from a file name.
+        Remove the suffix of this Step, of this package or of jwst from a file name.
 
         Parameters
         ----------
@@ -118,7 +118,9 @@ class MiriStep(Step):
         str, str
             Name without the suffix, and the separator before it.
         """
-        return remove_suffix(name)
+        own = f"_{self.class_alias}"
+        # A Step of another package is not among those that this one lists.
+        return (name.removesuffix(own), "_") if name.endswith(own) else remove_suffix(name)
 
     def open_input(self, given):
         """
