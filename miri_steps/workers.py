@@ -1,7 +1,7 @@
 """Spread work over processes, with the same answer for any number of them."""
 
-import _thread
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -71,7 +71,7 @@ def open_map(cores: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
     if cores == 1:
         yield map
         return
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as executor:
+    with open_pool(cores) as executor:
 
         def run(function, tasks):
             tasks = iter(tasks)
@@ -117,7 +117,14 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with(far_end):
+    # The keyboard interrupts the process that all others belong to; they end when it tells them to.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_wait_and_end, args=(far_end,), daemon=True).start()
+
+
+def _interrupt(*_):
+    raise SystemExit
 
 
 def _wait_and_end(far_end):
@@ -125,6 +132,6 @@ def _wait_and_end(far_end):
         far_end.recv_bytes()
     except (EOFError, OSError):
         # Politely first, so that what the work has opened is closed.
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE)
         os._exit(1)

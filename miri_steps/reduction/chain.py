@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import QTable, Table
 from jwst.associations.asn_from_list import asn_from_list
 
@@ -103,13 +106,22 @@ def reduce(
     sources = find(folder, start, leave_out=[ledger.folder_of(stage) for stage in stages])
     with ledger.opened():
         chain = _Chain(ledger, stages, cores)
-        chain.reduce(sources, folder.resolve().name)
-        table = summary.to_table(chain.rows)
-        summary.write(table, output / "reduction.ecsv")
-        if save_report and not chain.is_reported():
+        try:
+            chain.reduce(sources, _product_name(folder))
+        finally:
+            # Also after an interruption, and where no table can be written.
+            print(summary.describe(chain.rows), flush=True)
+            chain.write_table()
+        if save_report:
             chain.report()
-    print(summary.describe(chain.rows), flush=True)
     return summary.to_table(chain.rows)
+
+
+def _product_name(folder):
+    """Name mosaics after their folder, as far as file names, and the pipeline, stand it."""
+    name = unicodedata.normalize("NFKD", folder.resolve().name).encode("ascii", "ignore").decode()
+    # The pipeline takes what is behind a dot for the kind of a file.
+    return re.sub(r"[^A-Za-z0-9+-]+", "-", name).strip("-") or "field"
 
 
 class _Chain:
@@ -120,6 +132,8 @@ class _Chain:
         self.stages = stages
         self.cores = cores
         self.rows = []
+        # Tile corrections that longer filters can have, and the filter that should have given some.
+        self._tables, self._waits_for = [], ""
         self._begun = time.monotonic()
 
     # ---- what is done, stage by stage
@@ -130,13 +144,16 @@ class _Chain:
             if source.problem:
                 status = FAILED if source.is_broken else SKIPPED
                 self._note(Row("input", source.name, source.band, status, source.problem))
-        sources = [source for source in sources if not source.problem]
-        rates = self._make_rates(sources)
-        cals = self._calibrate(sources, rates)
-        tables = []
-        for band in dict.fromkeys(source.band for source in sources):
-            members = [source for source in sources if source.band == band]
-            self._make_mosaic(f"{name}_{band.lower()}", band, members, cals, tables)
+        usable = [source for source in sources if not source.problem]
+        cals = self._calibrate(usable, self._make_rates(usable))
+        wanted = [source for source in sources if not source.problem or source.is_broken]
+        for band in dict.fromkeys(source.band for source in usable):
+            members = [source for source in wanted if source.band == band]
+            product = f"{name}_{band.lower()}"
+            try:
+                self._make_mosaic(product, band, members, cals)
+            except (OSError, ValueError, KeyError) as error:
+                self._note(Row("stage3", product, band, FAILED, f"{type(error).__name__}: {error}"))
 
     def _make_rates(self, sources):
         """Do stage 1; list the rates by name of the exposure."""
@@ -167,61 +184,80 @@ class _Chain:
         given = {source.name: source.path for source in sources if source.kind == "cal"}
         return given | self._run(jobs, self.cores)
 
-    def _make_mosaic(self, product, band, members, cals, tables):
+    def _make_mosaic(self, product, band, members, cals):
         """Do stage 3 for one filter."""
         there = [member for member in members if member.name in cals]
-        if not there:
-            why = f"none of its {len(members)} exposures is calibrated"
-            self._note(Row("stage3", product, band, SKIPPED, why))
-            return
-        stage = self._with_table(self.stages["image3"], there, tables)
+        stage, source = self._with_table(self.stages["image3"].with_defaults(_SAVED), there)
         paths = sorted((cals[member.name] for member in there), key=lambda path: path.name)
-        folder = self.ledger.folder_of("image3")
-        association = _associate(product, paths, folder, program=there[0].visit_id[:5])
+        association = _associate(product, paths, self.ledger) if there else {}
         job = Job(product, band, stage, association, tuple(paths))
-        if not self._run([job], self.cores):
-            return
-        table = folder / f"{product}_tiles.ecsv"
+        missing = f"{len(members) - len(there)} of its {len(members)} exposures have failed"
+        if not there:
+            self._note(Row("stage3", product, band, FAILED, missing))
+        elif len(there) < len(members) and self._is_better(job):
+            self._note(
+                Row("stage3", product, band, FAILED, f"{missing}: the mosaic that was made of more is kept")
+            )
+        elif self._waits_for and not source and self._is_better(job):
+            why = f"{self._waits_for} has failed, whose tile corrections it had: its mosaic is kept"
+            self._note(Row("stage3", product, band, SKIPPED, why))
+        else:
+            remarks = [source, missing if len(there) < len(members) else ""]
+            self._run([job], self.cores, "; ".join(filter(None, remarks)))
+        table = self.ledger.folder_of("image3") / f"{product}_tiles.ecsv"
         if table.exists():
-            tables.append(table)
+            self._tables.append(table)
+        elif self.rows[-1].status == FAILED:
+            self._waits_for = self._waits_for or product
 
-    def _with_table(self, stage, members, tables):
-        """Let the tiles have the corrections of a shorter filter, where one has them all."""
-        for alias, hook in stage.hooks().items():
-            stage = stage.changed(alias, **(_SAVED.get(alias, {}) | hook.parameters))
+    def _is_better(self, job):
+        """Tell whether there is a mosaic that a new one from less would take the place of."""
+        return self.ledger.has_been_made(job) and not self.ledger.is_finished(job)
+
+    def _with_table(self, stage, members):
+        """Let the tiles have the corrections of a shorter filter, where one has them all; say of which."""
         hook = stage.hooks().get("tile_astrometry")
         if hook is None or "corrections" in hook.parameters:
-            return stage
+            return stage, ""
         if "reference_catalog" in hook.parameters:
             # The tiles are measured without it, from the pointing that the telescope gave.
             stage = stage.changed("tweakreg", skip=True)
         group_by = hook.parameters.get("group_by", "visit_guide_star")
         tiles = {_tile_of(member, group_by) for member in members}
-        for table in tables:
+        for table in self._tables:
             if tiles <= _tiles_in(table):
                 given = {"corrections": str(table), "reference_catalog": None, "save_corrections": False}
-                return stage.changed("tile_astrometry", **given).changed("tweakreg", skip=True)
-        return stage
+                stage = stage.changed("tile_astrometry", **given).changed("tweakreg", skip=True)
+                return stage, f"tile corrections of {table.name}"
+        return stage, ""
 
-    def is_reported(self) -> bool:
-        """Tell whether an earlier run has reported all that there is."""
-        nothing_new = all(row.status == KEPT for row in self.rows)
-        return nothing_new and (self.ledger.folder / "report.html").exists()
+    def write_table(self) -> None:
+        """Write the table of what was done, and say so if that fails."""
+        path = self.ledger.folder / "reduction.ecsv"
+        try:
+            summary.write(summary.to_table(self.rows), path)
+        except OSError as error:
+            self._note(Row("table", path.name, "", FAILED, f"{path}: {error}"))
 
     def report(self) -> None:
-        """Write the report, and say so if that fails: the mosaics are there all the same."""
+        """Write the report, unless there is nothing new; the mosaics are there also if that fails."""
         from miri_steps import report
 
+        page, note = self.ledger.folder / "report.html", self.ledger.folder / ".reduction" / "reported"
+        digest = self.ledger.digest()
+        if page.exists() and note.exists() and note.read_text() == digest:
+            return
         try:
             self._tell(f"report: {report.write(self.ledger.folder)}")
+            note.write_text(digest)
         except ModuleNotFoundError as error:
-            self._note(Row("report", "report.html", "", SKIPPED, str(error)))
+            self._note(Row("report", page.name, "", SKIPPED, str(error)))
         except Exception as error:
-            self._note(Row("report", "report.html", "", FAILED, f"{type(error).__name__}: {error}"))
+            self._note(Row("report", page.name, "", FAILED, f"{type(error).__name__}: {error}"))
 
     # ---- how jobs are run
 
-    def _run(self, jobs: list[Job], cores: int) -> dict[str, Path]:
+    def _run(self, jobs: list[Job], cores: int, remark: str = "") -> dict[str, Path]:
         """Run jobs as far as they are not finished; list the products of those that are."""
         todo, made, known = [], {}, len(self.rows)
         for job in jobs:
@@ -231,30 +267,32 @@ class _Chain:
                 self._end(job, FAILED, str(error))
                 continue
             if finished:
-                self._end(job, KEPT)
+                edited = ", ".join(path.name for path in self.ledger.edited(job))
+                self._end(job, KEPT, f"used as it is now: {edited} was changed by hand" if edited else "")
                 made[job.name] = self.ledger.product_of(job)
             else:
                 todo.append(job)
         for number, (job, outcome) in enumerate(running.run(todo, self.ledger, cores, self._tell), start=1):
             count = f"{number}/{len(todo)} " if len(todo) > 1 else ""
-            if self._settle(job, outcome, count):
+            if self._settle(job, outcome, remark, count):
                 made[job.name] = self.ledger.product_of(job)
         # Not in the order in which they happened to end.
         self.rows[known:] = sorted(self.rows[known:], key=lambda row: row.name)
         return dict(sorted(made.items()))
 
-    def _settle(self, job, outcome, count):
+    def _settle(self, job, outcome, remark, count):
         """Publish what a job has made."""
-        problem = outcome.problem
-        if not problem:
+        problem, log = outcome.problem, self.ledger.log_of(job)
+        if problem:
+            problem = f"{problem} [log: {log}]"
+        else:
             try:
                 self.ledger.publish(job)
             except OSError as error:
-                problem = f"{type(error).__name__}: {error}"
-        if problem:
-            problem = f"{problem} [log: {self.ledger.log_of(job)}]"
+                problem = f"{type(error).__name__}: {error}; what was made is in {self.ledger.keep(job)}"
         self.ledger.clear(job)
-        self._end(job, FAILED if problem else DONE, problem or outcome.remark, outcome.seconds, count)
+        said = problem or "; ".join(filter(None, (remark, outcome.remark)))
+        self._end(job, FAILED if problem else DONE, said, outcome.seconds, count)
         return not problem
 
     def _end(self, job, status, reason="", seconds=0.0, count=""):
@@ -273,12 +311,16 @@ class _Chain:
         print(f"{time.monotonic() - self._begun:5.0f} s  {text}", flush=True)
 
 
-def _associate(product, paths, folder, program):
+def _associate(product, paths, ledger):
     """Make the association of a mosaic, with the files as they are seen from its folder."""
     made = asn_from_list([path.name for path in paths], product_name=product)
-    association = json.loads(made.dump()[1]) | {"asn_type": "image3", "program": program or "noprogram"}
+    program = fits.getheader(paths[0]).get("PROGRAM", "noprogram")
+    association = json.loads(made.dump()[1]) | {"asn_type": "image3", "program": program}
+    folder = ledger.folder_of("image3")
     for member, path in zip(association["products"][0]["members"], paths, strict=True):
-        member["expname"] = os.path.relpath(path.resolve(), folder.resolve())
+        # A link to a file keeps its name; where the folder itself is a link, nothing is near it.
+        file = path.parent.resolve() / path.name
+        member["expname"] = str(file) if folder.is_symlink() else os.path.relpath(file, folder.resolve())
     return association
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import sys
 import time
 import traceback
@@ -69,22 +70,21 @@ class Job:
 
     def settings(self) -> dict:
         """List what decides about the result beside the inputs, as JSON can hold it."""
+        told = self.hook or [self.stage.parameters, self.stage.steps]
+        files = {str(path): path.name for path in self.files().values()}
         return {
             # Files by name alone: folders may move, and the content is looked at.
-            "parameters": _map_texts(self._told(), lambda text: Path(text).name if _is_file(text) else text),
+            "parameters": _as_json(told, files),
             "packages": {name: version(name) for name in ("jwst", "miri-steps")},
             "crds_context": os.environ.get("CRDS_CONTEXT"),
         }
 
-    def named_files(self) -> list[Path]:
-        """List the files that parameters name: their content decides about the result too."""
-        texts = []
-        _map_texts(self._told(), texts.append)
-        return sorted({Path(text) for text in texts if _is_file(text)})
+    def files(self) -> dict[str, Path]:
+        """List the files whose content decides about the result, those that parameters name among them."""
+        return {path.name: path for path in self.inputs} | self._named_files()
 
-    def _told(self):
-        told = [self.hook] if self.hook else [self.stage.parameters, self.stage.steps]
-        return json.loads(json.dumps(told, default=_plain))
+    def _named_files(self):
+        return {} if self.hook else self.stage.named_files()
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Outcome:
     remark: str = ""
 
 
-def execute(job: Job, work: Path, log: Path, cores: str) -> Outcome:
+def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -> Outcome:
     """
     Run a job.
 
@@ -121,6 +121,8 @@ def execute(job: Job, work: Path, log: Path, cores: str) -> Outcome:
         File for everything that it says.
     cores : str
         Processes that each Step may use.
+    frugal : bool
+        Whether to keep exposures on the disk, because there was not enough memory before.
 
     Returns
     -------
@@ -132,23 +134,30 @@ def execute(job: Job, work: Path, log: Path, cores: str) -> Outcome:
     try:
         work.mkdir(parents=True)
         with _said_in(log):
-            try:
-                _run(job, work, cores)
-            except (Exception, SystemExit) as error:
-                # CRDS ends the program where it finds no reference file.
-                traceback.print_exc()
-                problem = _first_line(error)
-                if isinstance(error, SystemExit):
-                    problem = f"the pipeline ended the program: {_last_error(log) or error}"
+            problem = _run_and_tell(job, work, log, cores, frugal)
         if not problem and not (work / job.product).is_file():
             problem = f"it ended without {job.product}"
         remark = "" if problem else _remark(work, log)
-    except OSError as error:
+    except Exception as error:
         problem = _first_line(error)
     return Outcome(time.monotonic() - begun, problem, remark)
 
 
-def _run(job, work, cores):
+def _run_and_tell(job, work, log, cores, frugal):
+    """Run a job, and say why it failed if it did."""
+    try:
+        _run(job, work, cores, frugal)
+    except SystemExit as error:
+        # CRDS ends the program where it finds no reference file.
+        traceback.print_exc()
+        return f"the pipeline ended the program: {_last_error(log) or error}"
+    except Exception as error:
+        traceback.print_exc()
+        return _first_line(error)
+    return ""
+
+
+def _run(job, work, cores, frugal=False):
     given = job.given
     if isinstance(given, dict):
         given = work / f"{job.name}_asn.json"
@@ -157,15 +166,25 @@ def _run(job, work, cores):
         job.hook.step.call(str(given), **job.hook.parameters).save(str(work / job.product))
         return
     steps = {name: _with_instances(values, work, cores) for name, values in job.stage.steps.items()}
-    own = {"in_memory": _fits_in_memory(job.inputs)} if job.stage.name == "image3" else {}
+    own = {"in_memory": not frugal and _fits_in_memory(job.inputs)} if job.stage.name == "image3" else {}
     pipeline = own | job.stage.parameters | {"output_dir": str(work), "save_results": True}
     job.stage.pipeline.call(str(given), steps=steps, **pipeline)
 
 
 def _fits_in_memory(paths):
     """Tell whether exposures may be held in memory all at once."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return sum(path.stat().st_size for path in paths) < _MOST_MEMORY * memory
+    return sum(path.stat().st_size for path in paths) < _MOST_MEMORY * _memory()
+
+
+def _memory():
+    """Find how much memory this process may use [byte]: the machine's, or what it is granted of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    try:
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        pass
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return min(limits if soft == resource.RLIM_INFINITY else [*limits, soft])
 
 
 def _with_instances(values, work, cores):
@@ -235,27 +254,12 @@ def _first_line(error):
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _plain(value):
-    """Write hooks and arrays as plain values; leave out what has no effect."""
+def _as_json(value, files):
+    """Write nested parameters as JSON holds them, files by name, without what changes no number."""
     if isinstance(value, Hook):
-        return [
-            value.alias,
-            {key: item for key, item in value.parameters.items() if key not in _WITHOUT_EFFECT},
-        ]
-    return str(value)
-
-
-def _map_texts(value, change):
-    """Change all words in nested lists and dictionaries."""
+        return [value.alias, _as_json(value.parameters, files)]
     if isinstance(value, dict):
-        return {key: _map_texts(item, change) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_map_texts(item, change) for item in value]
-    return change(value) if isinstance(value, str) else value
-
-
-def _is_file(text):
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):
-        return False
+        return {str(key): _as_json(item, files) for key, item in value.items() if key not in _WITHOUT_EFFECT}
+    if isinstance(value, list | tuple):
+        return [_as_json(item, files) for item in value]
+    return files.get(value, value) if isinstance(value, str) else value

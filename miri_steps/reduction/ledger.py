@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from miri_steps.reduction.jobs import Job
+from miri_steps.steps.base import check_file
 
 __all__ = ["Ledger"]
 
@@ -59,6 +61,9 @@ class Ledger:
                 raise RuntimeError(
                     f"another reduction is at work in {self.folder}: wait for its end"
                 ) from None
+            except OSError:
+                # Not every disk of a cluster knows locks: better without one than not at all.
+                pass
             self._clear_all()
             try:
                 yield
@@ -133,7 +138,7 @@ class Ledger:
 
     def is_finished(self, job: Job) -> bool:
         """
-        Tell whether the products of a job are there, whole, and made from what would be used now.
+        Tell whether the products of a job are there, and made from what would be used now.
 
         Parameters
         ----------
@@ -148,16 +153,83 @@ class Ledger:
         Raises
         ------
         ValueError
-            If a product was changed since it was made.
+            If a product would have to be made again, but was changed since it was made; or if one is not
+            whole any more.
+        FileExistsError
+            If a file is in its place that this reduction has not made.
+        """
+        note, folder = self._read(job), self.folder_of(job.stage.name)
+        if not note:
+            self._check_free(job, {})
+            return False
+        if not note["done"]:
+            return False
+        edited = self.edited(job)
+        for path in edited:
+            if path.suffix == ".fits":
+                check_file(path)
+        files, known = job.files(), note["inputs"]
+        same = (
+            all((folder / name).exists() for name in note["products"])
+            and note["settings"] == job.settings()
+            and set(known) == set(files)
+            and all(_is_same(path, known[name]) for name, path in files.items())
+        )
+        if edited and not same:
+            raise ValueError(
+                f"{edited[0]} was changed since it was made, and is not overwritten: move it away or delete "
+                "it to have it made again, with all that is made with it"
+            )
+        return same
+
+    def edited(self, job: Job) -> list[Path]:
+        """
+        List the products of a job that somebody has changed since.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        list of Path
+            Files that are there, but not as they were made.
+        """
+        note, folder = self._read(job), self.folder_of(job.stage.name)
+        if not note or not note["done"]:
+            return []
+        paths = {folder / name: known for name, known in note["products"].items()}
+        return [path for path, known in paths.items() if path.exists() and not _is_same(path, known)]
+
+    def has_been_made(self, job: Job) -> bool:
+        """
+        Tell whether the main product of a job is there, from whatever it was made.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        bool
+            True if an earlier run has finished it.
         """
         note = self._read(job)
-        if note is None or not note["done"]:
-            return False
-        there = self._check_products(job, note)
-        inputs, known = _by_name(job), note["inputs"]
-        if not there or note["settings"] != job.settings() or set(known) != set(inputs):
-            return False
-        return all(_is_same(path, known[name]) for name, path in inputs.items())
+        return bool(note and note["done"]) and self.product_of(job).exists()
+
+    def digest(self) -> str:
+        """
+        Give a word that changes with anything that is finished.
+
+        Returns
+        -------
+        str
+            A hash of all notes.
+        """
+        notes = sorted(self._notes.glob("*.json"))
+        return hashlib.sha256(b"".join(note.name.encode() + note.read_bytes() for note in notes)).hexdigest()
 
     def publish(self, job: Job) -> list[Path]:
         """
@@ -184,29 +256,52 @@ class Ledger:
         made = sorted(path for path in work.rglob("*") if path.is_file())
         targets = {path.relative_to(work).as_posix(): path for path in made}
         former = (self._read(job) or {"products": {}})["products"]
-        for name in targets:
-            target = folder / name
-            if target.exists() and name not in former:
-                raise FileExistsError(
-                    f"{target} is in the way: this reduction has not made it and does not overwrite it"
-                )
+        self._check_free(job, former, targets)
         note = {
             "done": False,
             "settings": job.settings(),
-            "inputs": {name: _fingerprint(path) for name, path in _by_name(job).items()},
+            "inputs": {name: _fingerprint(path) for name, path in job.files().items()},
             "products": former | dict.fromkeys(targets),
         }
         folder.mkdir(parents=True, exist_ok=True)
         self._write(job, note)
         for name, path in targets.items():
-            _to_disk(path)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, folder / name)
+            _move(path, folder / name)
         for name in set(former) - set(targets):
             (folder / name).unlink(missing_ok=True)
         products = {name: _fingerprint(folder / name) for name in targets}
         self._write(job, note | {"done": True, "products": products})
         return [folder / name for name in targets]
+
+    def keep(self, job: Job) -> Path:
+        """
+        Keep what a job has written where it could not be moved to its place.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        Path
+            The folder, in the place of one that was kept before.
+        """
+        kept = self.folder / "kept" / job.key
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(exist_ok=True)
+        self.work_of(job).rename(kept)
+        return kept
+
+    def _check_free(self, job, former, names=None):
+        """Refuse to overwrite files that are not of this job."""
+        folder = self.folder_of(job.stage.name)
+        for name in [job.product] if names is None else names:
+            if (folder / name).exists() and name not in former:
+                raise FileExistsError(
+                    f"{folder / name} is in the way: this reduction has not made it and does not overwrite it"
+                )
 
     def clear(self, job: Job) -> None:
         """
@@ -223,22 +318,12 @@ class Ledger:
         for folder in self.folder.glob(f"{_WORK}*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _check_products(self, job, note):
-        """Tell whether all products are there; refuse one that is not as it was made."""
-        folder = self.folder_of(job.stage.name)
-        paths = {name: folder / name for name in note["products"]}
-        for name, path in paths.items():
-            if path.exists() and not _is_same(path, note["products"][name]):
-                raise ValueError(
-                    f"{path} was changed since it was made, and is not overwritten: move it away or delete it"
-                )
-        return all(path.exists() for path in paths.values())
-
     def _read(self, job):
         try:
-            return json.loads((self._notes / f"{job.key}.json").read_text(encoding="utf-8"))
+            note = json.loads((self._notes / f"{job.key}.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
+        return note if {"done", "settings", "inputs", "products"} <= set(note) else None
 
     def _write(self, job, note):
         path = self._notes / f"{job.key}.json"
@@ -246,11 +331,6 @@ class Ledger:
         temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
         _to_disk(temporary)
         os.replace(temporary, path)
-
-
-def _by_name(job):
-    """Name the files that decide about a result: without their folder, which may move."""
-    return {path.name: path for path in (*job.inputs, *job.named_files())}
 
 
 def _fingerprint(path: Path) -> dict:
@@ -269,6 +349,23 @@ def _is_same(path, known):
     if known is None or status.st_size != known["size"]:
         return False
     return status.st_mtime_ns == known["mtime"] or _fingerprint(path)["sha256"] == known["sha256"]
+
+
+def _move(path, target):
+    """Move a file, whole or not at all, also to another disk."""
+    _to_disk(path)
+    try:
+        os.replace(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            shutil.copy2(path, temporary)
+            _to_disk(temporary)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _to_disk(path):

@@ -16,7 +16,7 @@ __all__ = ["run"]
 # How often the log of a running job is looked at [s].
 _GLANCE = 2.0
 _STEP_LINE = re.compile(rb"Step (\w+) running with args")
-_DIED = Outcome(0.0, "its process was killed: was there enough memory?")
+_DIED = Outcome(0.0, "its process was killed: was there enough memory? Fewer cores need less")
 
 
 def run(
@@ -25,8 +25,8 @@ def run(
     """
     Run jobs in processes.
 
-    Where a process dies, all jobs that were under way are tried once more, each alone, so that
-    only the one that killed it has failed.
+    Where a process dies, all jobs that were under way are tried once more, each alone and with as little
+    memory as it can do with, so that only the one that killed it has failed.
 
     Parameters
     ----------
@@ -49,31 +49,34 @@ def run(
     RuntimeError
         If no process can be started.
     """
-    left = list(jobs)
-    suspects = []
+    left, suspects, has_begun = list(jobs), [], False
     while left:
         unfinished = []
         for job, outcome in _pooled(left, ledger, cores, tell):
             if outcome is None:
                 unfinished.append(job)
             else:
+                has_begun = True
                 yield job, outcome
         begun = [job for job in unfinished if ledger.work_of(job).exists()]
-        if len(unfinished) == len(left) and not begun:
+        has_begun = has_begun or bool(begun)
+        # One that died before it began anything: the first is as good a guess as any.
+        suspects += begun or unfinished[:1]
+        left = [job for job in unfinished if job not in suspects]
+        if len(suspects) > 1 and not has_begun:
             raise RuntimeError(
                 "no process could be started; a script that calls reduce must do so under "
                 "if __name__ == '__main__'"
             )
-        suspects += begun
-        left = [job for job in unfinished if job not in begun]
     for job in suspects:
+        tell(f"a process was killed: {job.name} is tried once more, alone")
         ledger.clear(job)
-        ((_, outcome),) = _pooled([job], ledger, 1, tell)
+        ((_, outcome),) = _pooled([job], ledger, 1, tell, frugal=True)
         yield job, outcome or _DIED
 
 
 def _pooled(
-    jobs: Sequence[Job], ledger: Ledger, cores: int, tell: Callable[[str], None]
+    jobs: Sequence[Job], ledger: Ledger, cores: int, tell: Callable[[str], None], frugal: bool = False
 ) -> Iterator[tuple[Job, Outcome | None]]:
     """Run jobs in one pool; None for those that it did not live to end."""
     at_once = min(cores, len(jobs))
@@ -82,7 +85,7 @@ def _pooled(
         for job in jobs:
             try:
                 where = ledger.work_of(job), ledger.log_of(job)
-                futures[pool.submit(execute, job, *where, str(max(1, cores // at_once)))] = job
+                futures[pool.submit(execute, job, *where, str(max(1, cores // at_once)), frugal)] = job
             except BrokenProcessPool:
                 lost.append(job)
         for future in _as_completed(futures, ledger, tell):

@@ -22,13 +22,15 @@ __all__ = ["STAGES", "Hook", "Stage", "read"]
 STAGES = {"detector1": "Detector1Pipeline", "image2": "Image2Pipeline", "image3": "Image3Pipeline"}
 
 _CLASSES = {alias: name.rpartition(".")[2] for name, alias, _ in get_steps()}
-_HOOK = re.compile(r"\s*miri_steps\.(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_HOOK = re.compile(r"\s*miri_steps\.(?:steps\.\w+\.)?(\w+)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _KINDS = "pre_hooks", "post_hooks"
-# Parameters of our Steps that name files.
+# Parameters that name files.
 _FILES = {
     *("source_mask", "source_catalog", "corrections", "reference_catalog", "skylist"),
-    *("mask_image", "regions", "background_file", "background_files"),
+    *("mask_image", "regions", "background_file", "background_files", "abs_refcat", "catfile"),
 }
+# What such a parameter may hold that is no file: catalogues that tweakreg fetches begin with GAIA.
+_NO_FILE = re.compile(r"None|N/A||GAIA\w*")
 # Where and how a run is kept is up to the reduction.
 _RESERVED = {"output_dir", "output_file", "save_results", "suffix", "output_ext", "pre_hooks", "post_hooks"}
 
@@ -79,10 +81,42 @@ class Stage:
         """The class."""
         return getattr(import_module("jwst.pipeline"), STAGES[self.name])
 
-    def hooks(self) -> dict[str, Hook]:
-        """List the Steps of this package that are hooked in, by alias."""
+    def all_hooks(self) -> list[Hook]:
+        """List the Steps of this package that are hooked in."""
         listed = (hook for step in self.steps.values() for kind in _KINDS for hook in step.get(kind, ()))
-        return {hook.alias: hook for hook in listed if isinstance(hook, Hook)}
+        return [hook for hook in listed if isinstance(hook, Hook)]
+
+    def hooks(self) -> dict[str, Hook]:
+        """List them by alias."""
+        return {hook.alias: hook for hook in self.all_hooks()}
+
+    def with_defaults(self, defaults: Mapping[str, Mapping]) -> Stage:
+        """
+        Give hooks parameters that they do not have yet.
+
+        Parameters
+        ----------
+        defaults : dict
+            Parameters by alias.
+
+        Returns
+        -------
+        Stage
+            A new one.
+        """
+        return self._with_hooks(
+            lambda hook: Hook(hook.alias, {**defaults.get(hook.alias, {}), **hook.parameters})
+        )
+
+    def named_files(self) -> dict[str, Path]:
+        """List the files that parameters name, by step, parameter and number."""
+        told = [*self.steps.items(), *((hook.alias, hook.parameters) for hook in self.all_hooks())]
+        found = {}
+        for number, (name, values) in enumerate(told):
+            for parameter, value in values.items():
+                for k, path in enumerate(_files_of(parameter, value)):
+                    found[f"{number} {name}.{parameter} {k}"] = path
+        return {key: path for key, path in found.items() if path.is_file()}
 
     def changed(self, step: str, **values: object) -> Stage:
         """
@@ -100,10 +134,20 @@ class Stage:
         Stage
             A new one.
         """
-        if step in _CLASSES:
-            steps = {name: _changed_hooks(given, step, values) for name, given in self.steps.items()}
-        else:
+        if step not in _CLASSES:
             steps = self.steps | {step: self.steps.get(step, {}) | values}
+            return Stage(self.name, self.parameters, steps)
+        return self._with_hooks(lambda hook: _changed(hook, values) if hook.alias == step else hook)
+
+    def _with_hooks(self, change):
+        """Change hooks that are Steps of this package; those that become None are taken out."""
+        steps = {}
+        for name, given in self.steps.items():
+            steps[name] = dict(given)
+            for kind in _KINDS:
+                if kind in given:
+                    changed = (change(hook) if isinstance(hook, Hook) else hook for hook in given[kind])
+                    steps[name][kind] = [hook for hook in changed if hook is not None]
         return Stage(self.name, self.parameters, steps)
 
 
@@ -141,11 +185,10 @@ def read(given: Sequence[str | Path] = (), changes: Mapping[str, object] | None 
             )
         stages[stage.name] = stage
     stages = {name: stages.get(name) or _read_file(name) for name in STAGES}
-    for key, value in (changes or {}).items():
+    # What is taken out comes last, so that other changes to it are no mistake.
+    for key, value in sorted((changes or {}).items(), key=lambda item: str(item[0]).endswith(".skip")):
         _change(stages, key, value)
-    for stage in stages.values():
-        _check(stage)
-    return stages
+    return {name: _checked(stage) for name, stage in stages.items()}
 
 
 def _read_file(item):
@@ -178,16 +221,24 @@ def _read_path(path):
         )
     steps = {step: _with_hooks(dict(values), path) for step, values in config.pop("steps", {}).items()}
     config.pop("name", None)
-    return Stage(name, config, steps)
+    return Stage(name, _without_reserved(config, path), steps)
 
 
 def _with_hooks(values, path):
     """Read the hooks of a step that are Steps of this package; what else is hooked in stays as it is."""
     values = {key: value for key, value in values.items() if key not in ("class", "name")}
-    for kind in _KINDS:
-        if kind in values:
-            values[kind] = [_read_hook(text, path) for text in values[kind]]
-    return values
+    hooks = {kind: values.pop(kind) or [] for kind in _KINDS if kind in values}
+    for kind, listed in hooks.items():
+        hooks[kind] = [_read_hook(text, path) for text in ([listed] if isinstance(listed, str) else listed)]
+    return _without_reserved(values, path) | hooks
+
+
+def _without_reserved(values, path):
+    """Leave out what is up to the reduction: files that strun has saved name it, without a value."""
+    for key in _RESERVED & set(values):
+        if values[key] not in (None, "", False, [], ".fits"):
+            raise ValueError(f"{key} is up to the reduction and cannot be set, got {values[key]} in {path}")
+    return {key: value for key, value in values.items() if key not in _RESERVED}
 
 
 def _read_hook(text, path):
@@ -199,26 +250,19 @@ def _read_hook(text, path):
         raise ValueError(f"hooks in {path} must be one of {', '.join(_CLASSES.values())}, got {found[1]}")
     try:
         call = ast.parse(f"dict({found[2] or ''}\n)", mode="eval").body
-        return Hook(alias, {word.arg: ast.literal_eval(word.value) for word in call.keywords})
+        words = [word.arg for word in call.keywords]
+        if call.args or None in words or len(set(words)) < len(words):
+            raise ValueError("parameters are given once each, by name")
+        told = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"hook in {path} must be a class with parameters, got {text!r}") from error
+    return Hook(alias, _without_reserved(told, path))
 
 
-def _changed_hooks(given, alias, values):
-    """Change the parameters of a hook among those of a step."""
-    changed = dict(given)
-    for kind in _KINDS:
-        hooks = []
-        for hook in given.get(kind, ()):
-            if isinstance(hook, Hook) and hook.alias == alias:
-                told = {key: value for key, value in (hook.parameters | values).items() if value is not None}
-                if _is_true(told.pop("skip", False)):
-                    continue
-                hook = Hook(alias, told)
-            hooks.append(hook)
-        if kind in given:
-            changed[kind] = hooks
-    return changed
+def _changed(hook, values):
+    """Change the parameters of a hook; None if it is told to skip."""
+    told = {key: value for key, value in (hook.parameters | values).items() if value is not None}
+    return None if _is_true(told.pop("skip", False)) else Hook(hook.alias, told)
 
 
 def _change(stages, key, value):
@@ -238,6 +282,8 @@ def _change(stages, key, value):
         raise ValueError(f"a change must be step.parameter or stage.step.parameter, got {key!r}")
     having = [name for name in names if step in _known_steps(stages[name])]
     if not having:
+        if step in _CLASSES:
+            raise ValueError(f"{key} changes a step that takes no part: no parameter file hooks {step} in")
         known = sorted({known for name in names for known in _known_steps(stages[name])})
         raise ValueError(f"the step of a change must be one of {', '.join(known)}, got {key!r}")
     stages[having[-1]] = stages[having[-1]].changed(step, **{parameter: value})
@@ -248,38 +294,45 @@ def _known_steps(stage):
     return [*stage.pipeline.step_defs, *stage.hooks()]
 
 
-def _check(stage):
-    """Refuse parameters that are not known or make no sense."""
-    unknown = sorted(set(stage.steps) - set(stage.pipeline.step_defs))
+def _checked(stage):
+    """Refuse parameters that are not known or make no sense; give the others as their step reads them."""
+    known = stage.pipeline.step_defs
+    unknown = sorted(set(stage.steps) - set(known))
     if unknown:
-        known = ", ".join(stage.pipeline.step_defs)
-        raise ValueError(f"steps of {stage.name} must be among {known}, got {', '.join(unknown)}")
-    _validate(stage.name, stage.pipeline, stage.parameters)
+        raise ValueError(f"steps of {stage.name} must be among {', '.join(known)}, got {', '.join(unknown)}")
+    steps = {}
     for name, values in stage.steps.items():
         plain = {key: value for key, value in values.items() if key not in _KINDS}
-        _validate(name, stage.pipeline.step_defs[name], plain)
-    for hook in stage.hooks().values():
-        _validate(hook.alias, hook.step, hook.parameters)
+        steps[name] = values | _validated(name, known[name], plain)
+    checked = Stage(stage.name, _validated(stage.name, stage.pipeline, stage.parameters), steps)
+    return checked._with_hooks(
+        lambda hook: Hook(hook.alias, _validated(hook.alias, hook.step, hook.parameters))
+    )
 
 
-def _validate(name, step, values):
+def _validated(name, step, values):
+    validated = {}
     for parameter, value in values.items():
         try:
-            config_parser.config_from_dict({parameter: value}, step.load_spec_file())
+            config = config_parser.config_from_dict({parameter: value}, step.load_spec_file())
         except config_parser.ValidationError as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{name}.{parameter}={value} cannot be: {reason}") from error
-        if parameter in _FILES or parameter.startswith("override_"):
-            _check_named(f"{name}.{parameter}", value)
+        validated[parameter] = config[parameter]
+        for path in _files_of(parameter, value):
+            # It would be missed only after hours.
+            if not path.is_file():
+                raise FileNotFoundError(f"{name}.{parameter} must name a file, but there is no {path}")
+    return validated
 
 
-def _check_named(parameter, value):
-    """Refuse a file that is not there now: it would be missed only after hours."""
-    for text in value if isinstance(value, list | tuple) else [value]:
-        path = Path(str(text))
-        # Names of tables may come without their end; N/A is how CRDS says that none is needed.
-        if text not in (None, "", "N/A") and not path.exists() and not path.with_suffix(".ecsv").exists():
-            raise FileNotFoundError(f"{parameter} must name a file, but there is no {text}")
+def _files_of(parameter, value):
+    """List the files that a parameter names; those of tables may be named without their end."""
+    if parameter not in _FILES and not parameter.startswith("override_"):
+        return []
+    listed = value if isinstance(value, list | tuple) else [value]
+    paths = [Path(str(text)) for text in listed if not _NO_FILE.fullmatch(str(text))]
+    return [path if path.suffix or path.exists() else path.with_suffix(".ecsv") for path in paths]
 
 
 def _is_true(value):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from miri_steps import detector
 from miri_steps.steps.base import check_file
@@ -93,32 +96,51 @@ def find(folder: Path, start: str | None = None, leave_out: Sequence[Path] = ())
     sources = []
     for name in names:
         kind = next(kind for kind in kinds if name in files[kind])
-        rateints = files["rateints"].get(name) if kind == "rate" else None
-        sources.append(_look_at(name, kind, files[kind][name], rateints))
+        path = _the_only(files[kind][name])
+        rateints = _the_only(files["rateints"].get(name, [])) if kind == "rate" else None
+        sources.append(_look_at(name, kind, path, rateints))
     return sorted(sources, key=lambda source: (_wavelength(source.band), source.name))
 
 
-def _list_files(folder: Path, leave_out: Sequence[Path]) -> dict[str, dict[str, Path]]:
+def _list_files(folder: Path, leave_out: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
     """List files by kind and name of the exposure."""
     files = {kind: {} for kind in (*KINDS, "rateints")}
     for path in _visible(folder, leave_out):
         name, _, kind = path.stem.rpartition("_")
-        if kind not in files or not name:
-            continue
-        other = files[kind].setdefault(name, path)
-        if other != path:
-            raise ValueError(f"each exposure must be there once, but {path.name} is: {other} and {path}")
+        if kind in files and name:
+            files[kind].setdefault(name, []).append(path)
     return files
 
 
 def _visible(folder: Path, leave_out: Sequence[Path]) -> Iterable[Path]:
-    elsewhere = [path.resolve() for path in leave_out]
-    for path in sorted(folder.rglob("*.fits")):
-        inside = path.relative_to(folder).parts
-        if any(part.startswith(".") for part in inside):
+    """List FITS files, also behind links; not those in hidden folders and in those of other reductions."""
+    elsewhere, seen = {path.resolve() for path in leave_out}, set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place).resolve()
+        if here in elsewhere or here in seen:
+            folders.clear()
             continue
-        if not any(path.resolve().is_relative_to(other) for other in elsewhere):
-            yield path
+        # A link may lead back to where it is.
+        seen.add(here)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not Path(place, name, ".reduction").exists()
+        )
+        yield from (Path(place, name) for name in sorted(names) if _is_fits(name))
+
+
+def _is_fits(name):
+    return name.endswith(".fits") and not name.startswith(".")
+
+
+def _the_only(paths):
+    if len(paths) > 1:
+        raise ValueError(
+            f"each exposure must be there once, but {paths[0].name} is there {len(paths)} times: "
+            f"{', '.join(map(str, paths))}"
+        )
+    return paths[0] if paths else None
 
 
 def _look_at(name: str, kind: str, path: Path, rateints: Path | None) -> Source:
@@ -128,7 +150,7 @@ def _look_at(name: str, kind: str, path: Path, rateints: Path | None) -> Source:
             check_file(file)
         header = fits.getheader(path)
     except (OSError, ValueError) as error:
-        return Source(name, kind, path, problem=str(error), is_broken=True)
+        return Source(name, kind, path, band=_band_of(path), problem=str(error), is_broken=True)
     band = str(header.get("FILTER", ""))
     return Source(
         name,
@@ -140,6 +162,17 @@ def _look_at(name: str, kind: str, path: Path, rateints: Path | None) -> Source:
         gs_id=str(header.get("GDSTARID", "")),
         problem=_why_not(header, band),
     )
+
+
+def _band_of(path):
+    """Read the filter of a file that is not whole, as far as its first header is."""
+    try:
+        with warnings.catch_warnings():
+            # What is wrong with it is known.
+            warnings.simplefilter("ignore", AstropyUserWarning)
+            return str(fits.getheader(path).get("FILTER", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def _why_not(header: fits.Header, band: str) -> str:

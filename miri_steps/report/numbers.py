@@ -35,7 +35,7 @@ __all__ = [
     "visit_table",
 ]
 
-#: Median of absolute residual over error of pairs above which errors do not explain them; where they do, it is 0.67.
+#: Median of absolute residual over error of pairs above which errors do not explain them; 0.67 where they do.
 MAX_RATIO = 2.0
 #: Scatter of the exposures of a tile above which they blur the mosaic: a quarter of a pixel [mas].
 MAX_SCATTER = 1000 * detector.PIXEL_SCALE / 4

@@ -160,6 +160,7 @@ def _strided(coefficients: np.ndarray, first: float, step: int, n: int, axis: in
     return np.moveaxis(total, 0, axis)
 
 
+@lru_cache(maxsize=1)
 def _pupil(n: int = _PUPIL_SAMPLES, supersample: int = 3) -> np.ndarray:
     """Transmission of the telescope's pupil on n x n samples, grey where an edge crosses a sample."""
     fine = n * supersample

@@ -3,7 +3,9 @@
 import json
 import os
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 from miri_steps.reduction import settings
 from miri_steps.reduction.jobs import Job
@@ -83,14 +85,68 @@ def test_the_content_of_files_that_parameters_name_counts(ledger, job, tmp_cwd):
     assert not ledger.is_finished(told)
 
 
-def test_processes_and_memory_do_not_count(ledger, job):
-    stage = settings.read()["image3"]
-    jobs = [
-        Job("jw1", "F770W", stage.changed("pixel_skymatch", **told), job.given, job.inputs)
-        for told in ({}, {"maximum_cores": "2"}, {"grouping": "visit"})
-    ]
+def test_files_named_without_their_end_or_alike_are_watched_too(ledger, job, tmp_cwd):
+    (tmp_cwd / "gaia.ecsv").write_text("stars")
+    for name in "ab":
+        (tmp_cwd / name).mkdir()
+        (tmp_cwd / name / "sky_cal.fits").write_text(name)
+    # A parameter's value that happens to be a file's name.
+    (tmp_cwd / "visit").write_text("no input")
+    changes = {
+        "tile_astrometry.reference_catalog": "gaia",
+        "super_background.background_files": ["a/sky_cal.fits", "b/sky_cal.fits"],
+        "pixel_skymatch.grouping": "visit",
+    }
+    stage = settings.read(changes=changes)["image3"]
+    told = Job("jw1", "F770W", stage, job.given, job.inputs)
+    with ledger.opened():
+        make(ledger, told, jw1_i2d="i2d")
+        ledger.publish(told)
 
-    assert jobs[0].settings() == jobs[1].settings() != jobs[2].settings()
+    for path, watched in (
+        ("visit", False),
+        ("gaia.ecsv", True),
+        ("a/sky_cal.fits", True),
+        ("b/sky_cal.fits", True),
+    ):
+        before = (tmp_cwd / path).read_text()
+        (tmp_cwd / path).write_text("changed")
+        os.utime(tmp_cwd / path, (1, 1))
+        assert ledger.is_finished(told) != watched
+        (tmp_cwd / path).write_text(before)
+        assert ledger.is_finished(told)
+
+
+def test_a_note_that_cannot_be_read_protects_what_is_there(ledger, job):
+    finish(ledger, job)
+    for text in ("{}", "no json"):
+        (ledger.folder / ".reduction" / "image2_jw1.json").write_text(text)
+        with pytest.raises(FileExistsError, match="is in the way"):
+            ledger.is_finished(job)
+
+
+def test_what_cannot_be_published_is_kept(ledger, job):
+    with ledger.opened():
+        make(ledger, job)
+        kept = ledger.keep(job)
+
+    assert (kept / "jw1_cal.fits").read_text() == "cal"
+
+
+def test_processes_and_memory_do_not_count(ledger, job):
+    stages = [
+        settings.read(changes=changes)["image3"]
+        for changes in (
+            {},
+            {"pixel_skymatch.maximum_cores": "2", "image3.in_memory": "false"},
+            {"pixel_skymatch.detector_order": "3"},
+            {"pixel_skymatch.detector_order": 3},
+        )
+    ]
+    told = [Job("jw1", "F770W", stage, job.given, job.inputs).settings() for stage in stages]
+
+    assert told[0] == told[1] != told[2] == told[3]
+    stage = stages[0]
     alone = Job("jw1", "F770W", stage, job.given, job.inputs, Hook("rate_from_rateints", {"combine": "mean"}))
     assert "mean" in json.dumps(alone.settings())
 
@@ -124,21 +180,38 @@ def test_a_file_of_somebody_else_is_not_overwritten(ledger, job):
     ledger.product_of(job).write_text("precious")
 
     with pytest.raises(FileExistsError, match="jw1_cal.fits is in the way: this reduction has not made it"):
+        ledger.is_finished(job)
+    with pytest.raises(FileExistsError, match="jw1_cal.fits is in the way"):
         finish(ledger, job, jw1_cal="cal", jw1_a="a")
 
     assert ledger.product_of(job).read_text() == "precious"
     assert [path.name for path in ledger.product_of(job).parent.iterdir()] == ["jw1_cal.fits"]
 
 
-@pytest.mark.parametrize("text", ["CAL", "edited by hand"])
-def test_a_product_that_was_changed_is_not_overwritten(text, ledger, job):
+def test_a_product_that_was_changed_is_used_and_not_overwritten(ledger, job):
+    """Somebody has masked a star by hand."""
     finish(ledger, job)
-    ledger.product_of(job).write_text(text)
-    os.utime(ledger.product_of(job), (1, 1))
+    product = ledger.product_of(job)
+    fits.PrimaryHDU(np.zeros((30, 30))).writeto(product, overwrite=True)
 
+    assert ledger.is_finished(job)
+    assert ledger.edited(job) == [product]
+
+    job.given.write_text("RATE")
+    os.utime(job.given, (1, 1))
     with pytest.raises(
         ValueError, match="jw1_cal.fits was changed since it was made, and is not overwritten"
     ):
+        ledger.is_finished(job)
+
+
+def test_a_product_that_is_not_whole_any_more_is_not_used(ledger, job):
+    finish(ledger, job)
+    product = ledger.product_of(job)
+    fits.PrimaryHDU(np.zeros((90, 90))).writeto(product, overwrite=True)
+    product.write_bytes(product.read_bytes()[:-2880])
+
+    with pytest.raises(ValueError, match="jw1_cal.fits is truncated"):
         ledger.is_finished(job)
 
 

@@ -49,6 +49,32 @@ def test_hooks_of_others_stay_as_they_are(tmp_cwd):
     assert "super_background" not in stage.hooks()
 
 
+@pytest.mark.parametrize(
+    "word", ["miri_steps.PixelSkyMatchStep", "miri_steps.steps.pixel_skymatch.PixelSkyMatchStep"]
+)
+def test_one_hook_may_be_written_without_a_list(word, tmp_cwd):
+    text = parameters.read("image3").replace(
+        "post_hooks:\n    - miri_steps.PixelSkyMatchStep", f"post_hooks: {word}"
+    )
+    text = text.replace("pre_hooks:\n    - miri_steps.SuperBackgroundStep", "pre_hooks: null")
+    stage = settings.read([write(tmp_cwd / "mine.asdf", text)])["image3"]
+
+    assert stage.steps["skymatch"]["post_hooks"] == [Hook("pixel_skymatch")]
+    assert stage.steps["skymatch"]["pre_hooks"] == []
+
+
+def test_two_hooks_of_a_class_keep_their_own_parameters(tmp_cwd):
+    twice = "- miri_steps.SuperBackgroundStep(passes=2)\n    - miri_steps.SuperBackgroundStep(scaling='both')"
+    text = parameters.read("image3").replace("- miri_steps.SuperBackgroundStep", twice)
+    stage = settings.read([write(tmp_cwd / "mine.asdf", text)])["image3"]
+    stage = stage.with_defaults({"super_background": {"save_background": True, "scaling": "none"}})
+
+    assert stage.steps["skymatch"]["pre_hooks"] == [
+        Hook("super_background", {"save_background": True, "scaling": "none", "passes": 2}),
+        Hook("super_background", {"save_background": True, "scaling": "both"}),
+    ]
+
+
 def test_changes_reach_stock_steps_hooks_and_pipelines():
     stages = settings.read(
         changes={
@@ -61,13 +87,14 @@ def test_changes_reach_stock_steps_hooks_and_pipelines():
     )
 
     assert stages["image3"].hooks()["pixel_skymatch"].parameters == {"grouping": "visit"}
-    assert stages["image3"].steps["resample"] == {"pixel_scale": "0.06"}
-    assert stages["image2"].steps == {"resample": {"skip": "false"}, "flat_field": {"skip": True}}
+    assert stages["image3"].steps["resample"] == {"pixel_scale": 0.06}
+    assert stages["image2"].steps == {"resample": {"skip": False}, "flat_field": {"skip": True}}
     assert stages["image3"].parameters == {"in_memory": False}
 
 
 def test_a_hook_that_is_told_to_skip_is_taken_out():
-    stage = settings.read(changes={"super_background.skip": "true"})["image3"]
+    changes = {"super_background.skip": "true", "super_background.passes": 2}
+    stage = settings.read(changes=changes)["image3"]
 
     assert stage.steps["skymatch"]["pre_hooks"] == []
     assert "pixel_skymatch" in stage.hooks()
@@ -89,6 +116,10 @@ def test_a_parameter_of_a_hook_can_be_taken_back():
         ({"super_background.passes": 7}, "super_background.passes=7 cannot be: .*too big"),
         ({"resample.pixel_scale": "abc"}, "resample.pixel_scale=abc cannot be: .*wrong type"),
         ({"image3.no_such": 1}, "image3.no_such=1 cannot be: Extra value"),
+        (
+            {"rate_from_rateints.sigma": 3, "rate_from_rateints.sigm": 3},
+            "rate_from_rateints.sigm=3 cannot be: Extra value",
+        ),
         ({"nothing.skip": True}, "the step of a change must be one of .*tweakreg.*, got 'nothing.skip'"),
         ({"image2.tweakreg.skip": True}, "must be one of assign_wcs, .*, got 'image2.tweakreg.skip'"),
         ({"skip": True}, "a change must be step.parameter or stage.step.parameter, got 'skip'"),
@@ -103,7 +134,10 @@ def test_changes_that_make_no_sense_are_refused(changes, message):
 
 @pytest.mark.parametrize(
     "parameter",
-    ["tile_astrometry.reference_catalog", "photom.override_photom", "super_background.mask_image"],
+    [
+        *("tile_astrometry.reference_catalog", "photom.override_photom", "super_background.mask_image"),
+        "tweakreg.abs_refcat",
+    ],
 )
 def test_files_that_parameters_name_must_be_there(parameter, tmp_cwd):
     with pytest.raises(FileNotFoundError, match=f"{parameter} must name a file, but there is no gone.fits"):
@@ -111,7 +145,8 @@ def test_files_that_parameters_name_must_be_there(parameter, tmp_cwd):
 
     (tmp_cwd / "here.ecsv").touch()
     settings.read(changes={parameter: "here"})
-    settings.read(changes={"photom.override_photom": "N/A"})
+    none = {"photom.override_photom": "N/A", "tweakreg.abs_refcat": "GAIADR3"}
+    settings.read(changes=none | {"tile_astrometry.corrections": "None"})
 
 
 @pytest.mark.parametrize(
@@ -141,6 +176,8 @@ def test_two_files_for_one_stage_are_refused():
     [
         ("miri_steps.PixelSkymatch", "must be one of .*PixelSkyMatchStep.*, got PixelSkymatch"),
         ("miri_steps.PixelSkyMatchStep(grouping=visit)", "must be a class with parameters, got"),
+        ("miri_steps.PixelSkyMatchStep('visit')", "must be a class with parameters, got"),
+        ("miri_steps.PixelSkyMatchStep(output_dir='here')", "output_dir is up to the reduction.*got here"),
         ("miri_steps.PixelSkyMatchStep(order=3)", "pixel_skymatch.order=3 cannot be"),
     ],
 )

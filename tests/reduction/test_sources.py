@@ -93,6 +93,22 @@ def test_an_exposure_that_is_there_twice_is_refused(tmp_cwd):
     write(tmp_cwd / "b" / "jw1_cal.fits")
 
     with pytest.raises(
-        ValueError, match="each exposure must be there once, but jw1_cal.fits is: .*a.* and .*b"
+        ValueError, match="each exposure must be there once, but jw1_cal.fits is there 2 times: .*a.*b"
     ):
         find(tmp_cwd)
+
+    write(tmp_cwd / "b" / "jw1_uncal.fits")
+    (source,) = find(tmp_cwd)
+    assert source.kind == "uncal"
+
+
+def test_links_are_followed_once_and_other_reductions_left_out(tmp_cwd):
+    write(tmp_cwd / "elsewhere" / "jw1_cal.fits")
+    write(tmp_cwd / "field" / "first" / "stage2" / "jw1_cal.fits")
+    (tmp_cwd / "field" / "first" / ".reduction").mkdir()
+    (tmp_cwd / "field" / "link").symlink_to(tmp_cwd / "elsewhere")
+    (tmp_cwd / "elsewhere" / "back").symlink_to(tmp_cwd / "field")
+
+    (source,) = find(tmp_cwd / "field")
+
+    assert source.path == tmp_cwd / "field" / "link" / "jw1_cal.fits"
