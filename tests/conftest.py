@@ -1,5 +1,6 @@
 """What every test needs: a folder of its own, no display, no network."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,8 +10,22 @@ import pytest
 os.environ["MPLBACKEND"] = "Agg"
 # jwst asks CRDS for parameters on every Step it builds unless told not to.
 os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
+# Before anything imports numpy: the cores are taken by the workers of pytest.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items):
+    """Put the quick files last: handed out by file, they fill what is left of the time of one worker."""
+    items.sort(key=lambda item: item.path.parent.name == "algorithms")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    """Spare the collections, of which stpipe does one before every run, all that was imported before."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

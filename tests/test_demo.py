@@ -180,7 +180,7 @@ def test_the_demo_leaves_what_it_promises(finished):
     written = QTable.read(folder / "demo_numbers.ecsv")
     assert written["level_error"].unit == "MJy / sr"
     np.testing.assert_allclose(written["level_error"].value, table["level_error"].value)
-    assert (folder / "miri_image3.asdf").exists()
+    assert (folder / "miri_image3_pixel_skymatch.asdf").exists()
     assert not list((folder / "truth").glob("*_cal.fits"))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jwst import datamodels
 from jwst.datamodels import ModelLibrary
+from jwst.stpipe import Step
 from tweakwcs.correctors import JWSTWCSCorrector
 
 from miri_steps.simulate import Scene, columns, dome, grid, integrate, mosaic, observe, wcs, write
@@ -125,16 +126,31 @@ def fullframe(folder):
     )
 
 
+# Small ones, for what does not depend on the size: most of the time of a test goes into opening files.
+
+
+@pytest.fixture(scope="session")
+def row(folder):
+    """Three exposures of 7 arcsec in two visits that overlap one another."""
+    return make(
+        folder / "row",
+        grid(RA, DEC, n=(3, 1), step=2.0, per_visit=2),
+        sky=[3.0, 3.4, 2.7],
+        scene=Scene(RA, DEC).with_emission(2.0, radius=15, seed=5),
+        subarray="SUB64",
+    )
+
+
 @pytest.fixture(scope="session")
 def integrated(folder):
-    """Four rates of three integrations each, hit by cosmic rays; they know where they look."""
+    """Three rates of three integrations each, hit by cosmic rays; they know where they look."""
     place = folder / "integrated"
-    plan = grid(RA, DEC, n=(2, 2), step=9.0, per_visit=2)
-    scene = Scene(RA, DEC).with_emission(2.0, radius=40, seed=8)
-    observation = observe(scene, plan, "F770W", sky=[3.0, 3.4, 2.7, 3.9], subarray="SUB128")
+    plan = grid(RA, DEC, n=(3, 1), step=2.0, per_visit=2)
+    scene = Scene(RA, DEC).with_emission(2.0, radius=15, seed=8)
+    observation = observe(scene, plan, "F770W", sky=[3.0, 3.4, 2.7], subarray="SUB64")
     for number, pointing in enumerate(plan):
         exposure = integrate(observation, number, nints=3, cosmic_rays=0.05)
-        exposure.rate.meta.wcs = wcs.build(pointing, "F770W", "SUB128")
+        exposure.rate.meta.wcs = wcs.build(pointing, "F770W", "SUB64")
         exposure.write(place)
     members = [{"expname": path.name, "exptype": "science"} for path in sorted(place.glob("*_rate.fits"))]
     association = place / "field_asn.json"
@@ -147,16 +163,30 @@ def integrated(folder):
 
 @pytest.fixture(scope="session")
 def spotted(folder):
-    """Four dithers with hot and dead pixels, flagged ones and others, and cosmic rays."""
+    """Three dithers with hot and dead pixels, flagged ones and others, and cosmic rays."""
     return make(
         folder / "spotted",
-        mosaic(RA, DEC, tiles=(1, 1), dithers=4, dither_step=2.5),
-        sky=[3.0, 3.4, 2.7, 3.9],
+        mosaic(RA, DEC, tiles=(1, 1), dithers=3, dither_step=2.5),
+        sky=[3.0, 3.4, 2.7],
         scene=Scene(RA, DEC).with_stars(20, radius=25, seed=9),
+        # The smallest one on the imager: outside nothing is filled.
         subarray="SUB256",
         hot_pixels=0.005,
         dead_pixels=0.001,
         cosmic_rays=1e-3,
+    )
+
+
+@pytest.fixture(scope="session")
+def striped(folder):
+    """Four dithers of a few stars seen through a hill of light and stripes fixed to the detector."""
+    return make(
+        folder / "striped",
+        grid(RA, DEC, n=(2, 2), step=3.0, per_visit=2),
+        sky=[4.0, 4.4, 3.7, 4.9],
+        scene=Scene(RA, DEC).with_stars(4, radius=6, flux=(0.002, 0.3), seed=10),
+        pattern=dome(0.5, center=(540, 180), radius=150) + columns(0.1),
+        subarray="SUB64",
     )
 
 
@@ -192,10 +222,10 @@ def tweaked():
 @pytest.fixture(scope="session")
 def askew(folder):
     """Three exposures in two tiles, 0.2 and 1.2 arcsec off, that tweakreg has put right to 20 mas."""
-    plan = grid(RA, DEC, n=(3, 1), step=9.0, per_visit=2, pa=20)
+    plan = grid(RA, DEC, n=(3, 1), step=2.0, per_visit=2, pa=20)
     truth = np.array([[0.2, -0.1], [0.2, -0.1], [-0.9, 0.8]])
-    scene = Scene(RA, DEC).with_stars(20, radius=30, seed=11)
-    observation = observe(scene, plan, "F770W", sky=3.0, pointing_error=truth, subarray="SUB256")
+    scene = Scene(RA, DEC).with_stars(4, radius=6, seed=11)
+    observation = observe(scene, plan, "F770W", sky=3.0, pointing_error=truth, subarray="SUB64")
     place = folder / "askew"
     association = write(observation, place, product="field")
     scatter = np.random.default_rng(12).normal(0, 0.02, truth.shape)
@@ -294,5 +324,17 @@ def shell(tmp_cwd):
         )
         assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
         return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture
+def strun(caplog):
+    """Do in this process what the command strun does, and return all it logged."""
+
+    def run(*arguments):
+        caplog.clear()
+        Step.from_cmdline([str(each) for each in arguments])
+        return caplog.text
 
     return run

@@ -1,5 +1,6 @@
 """The contract that every Step keeps (design page, section 5), for the whole family of Steps."""
 
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass, field, replace
@@ -66,7 +67,7 @@ class Case:
 CASES = [
     Case(
         "PixelSkyMatchStep",
-        "ring",
+        "row",
         {"subtract": True},
         says_done="matched and subtracted before",
     ),
@@ -86,8 +87,8 @@ CASES = [
     ),
     Case(
         "SuperBackgroundStep",
-        "dusty",
-        {"source_sigma": 4.0},
+        "striped",
+        {"source_sigma": 4.0, "min_exposures": 4},
         changed=("data", "err", "var_poisson", "var_rnoise"),
         beside=("field_super_background_asn.json",),
     ),
@@ -126,76 +127,217 @@ def test_every_step_has_a_case():
     assert {case.step.class_alias for case in CASES} == {alias for _, alias, _ in plugin.get_steps()}
 
 
-# 1 Input
+# What is run once
 
 
-def as_association(field, opened):
-    return str(field.association)
+class Records(logging.Handler):
+    """Keep what is logged."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def emit(self, record):
+        self.kept.append(record)
+
+    def __enter__(self):
+        logging.getLogger().addHandler(self)
+        return self.kept
+
+    def __exit__(self, *_):
+        logging.getLogger().removeHandler(self)
 
 
-def as_path(field, opened):
-    return field.association
+@contextlib.contextmanager
+def borrowed():
+    """Count the exposures that are borrowed from a library and not yet given back."""
+    out, counts = set(), []
+    borrow, shelve = ModelLibrary.borrow, ModelLibrary.shelve
+
+    def counted_borrow(self, index):
+        model = borrow(self, index)
+        out.add(index)
+        counts.append(len(out))
+        return model
+
+    def counted_shelve(self, model, index=None, modify=True):
+        known = index if index is not None else next(iter(out))
+        shelve(self, model, index, modify)
+        out.discard(known)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ModelLibrary, "borrow", counted_borrow)
+        patched.setattr(ModelLibrary, "shelve", counted_shelve)
+        yield counts
 
 
-def as_dictionary(field, opened):
-    return field.dictionary()
+@dataclass(frozen=True)
+class Run:
+    """
+    A run of a Step on the association, and what was seen of it.
+
+    Parameters
+    ----------
+    kind : type
+        What it returned.
+    on_disk : bool
+        Whether that keeps its exposures in files.
+    models : list
+        The exposures in it, where it does not.
+    planes, levels : dict
+        The pixel planes in it, and the levels of the sky.
+    folder : Path
+        The folder that it ran in, empty before.
+    records : list
+        What it logged.
+    borrowed : list of int
+        How many exposures were out of the library, at each that was borrowed.
+    inputs : list of dict
+        Fingerprints of all files beside the exposures, before and after.
+    """
+
+    kind: type
+    on_disk: bool
+    models: list
+    planes: dict
+    levels: dict
+    folder: Path
+    records: list
+    borrowed: list
+    inputs: list
+
+    @property
+    def messages(self):
+        return [record.getMessage() for record in self.records]
+
+    def copy(self):
+        """Put copies of the exposures into a library of their own."""
+        return ModelLibrary([model.copy() for model in self.models])
 
 
-def as_file_names(field, opened):
-    return field.files
-
-
-def as_models(field, opened):
-    return opened(field.files)
-
-
-def as_container(field, opened):
-    return ModelContainer(opened(field.files))
-
-
-def as_library(field, opened):
-    return ModelLibrary(field.dictionary(), on_disk=False)
-
-
-def as_library_on_disk(field, opened):
-    return ModelLibrary(field.dictionary(), on_disk=True)
-
-
-WAYS = {
-    as_association: ModelLibrary,
-    as_path: ModelLibrary,
-    as_dictionary: ModelLibrary,
-    as_file_names: ModelLibrary,
-    as_models: ModelContainer,
-    as_container: ModelContainer,
-    as_library: ModelLibrary,
-    as_library_on_disk: ModelLibrary,
-}
+def watch(case, given, folder, beside, planes_of, levels_of, **parameters):
+    folder.mkdir()
+    before = fingerprints(beside.iterdir())
+    with contextlib.chdir(folder), Records() as records, borrowed() as counts:
+        result = case.call(given, **parameters)
+        most, kind, on_disk = list(counts), type(result), result.on_disk
+        planes, levels = planes_of(result), levels_of(result)
+        models = [] if on_disk else list(result.map_function(lambda model, _: model))
+        # A library on disk has a folder of its own, here, for as long as it lives.
+        del result
+    after = fingerprints(beside.iterdir())
+    return Run(kind, on_disk, models, planes, levels, folder, records, most, [before, after])
 
 
 @pytest.fixture(scope="module")
-def reference(request, planes_of):
-    """What a Step makes of the association, once per Step."""
-    results = {}
+def runs(tmp_path_factory, planes_of, levels_of):
+    """Run a Step on the association in memory, on disk, or saving; each once per Step."""
+    done = {}
+    ways = {"in memory": {}, "on disk": {"in_memory": False}, "saved": {"save_results": True}}
 
-    def run(case, field):
-        if case.name not in results:
-            results[case.name] = planes_of(case.call(str(field.association)))
-        return results[case.name]
+    def run(way, case, field):
+        if (way, case.name) not in done:
+            folder = tmp_path_factory.mktemp(case.name) / "run"
+            # Once as a str, once as a Path.
+            given = field.association if way == "on disk" else str(field.association)
+            beside = field.association.parent
+            done[way, case.name] = watch(case, given, folder, beside, planes_of, levels_of, **ways[way])
+        return done[way, case.name]
 
     return run
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_every_kind_of_input_gives_the_same_numbers_in_its_own_kind_and_order(
-    way, case, exposures, opened, planes_of, reference
-):
-    result = case.call(way(exposures, opened))
+@pytest.fixture
+def plain(runs, case, exposures):
+    """Give the run in memory."""
+    return runs("in memory", case, exposures)
 
-    assert isinstance(result, WAYS[way])
+
+@pytest.fixture
+def on_disk(runs, case, exposures):
+    return runs("on disk", case, exposures)
+
+
+@pytest.fixture
+def saved(runs, case, exposures):
+    return runs("saved", case, exposures)
+
+
+@pytest.fixture
+def products(saved, case, exposures):
+    """Name the files that were saved, in the order of the exposures."""
+    alias = case.step.class_alias
+    return [saved.folder / f"{name.rpartition('_')[0]}_{alias}.fits" for name in exposures.names]
+
+
+# 1 Input
+
+
+def as_dictionary(files, field, opened):
+    """Members of other types, which need not be images, are not read."""
+    asn = field.dictionary(files)
+    asn["products"][0]["members"].append({"expname": "catalog.ecsv", "exptype": "sourcecat"})
+    return asn
+
+
+def as_file_names(files, field, opened):
+    return files
+
+
+def as_container(files, field, opened):
+    return ModelContainer(opened(files))
+
+
+def as_library(files, field, opened):
+    return ModelLibrary(field.dictionary(files), on_disk=False)
+
+
+def as_library_on_disk(files, field, opened):
+    return ModelLibrary(field.dictionary(files), on_disk=True)
+
+
+def backwards(names):
+    return names[::-1]
+
+
+def rolled(names):
+    return [*names[-2:], *names[:-2]]
+
+
+@pytest.mark.parametrize(
+    ("way", "shuffle", "kind"),
+    [
+        (as_dictionary, backwards, ModelLibrary),
+        (as_file_names, rolled, ModelLibrary),
+        (as_container, rolled, ModelContainer),
+        (as_library, backwards, ModelLibrary),
+        (as_library_on_disk, rolled, ModelLibrary),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_every_kind_of_input_in_any_order_gives_the_same_numbers_in_its_own_kind_and_order(
+    way, shuffle, kind, case, exposures, opened, planes_of, levels_of, plain, tmp_cwd
+):
+    names = shuffle(exposures.names)
+    given = way(shuffle(exposures.files), exposures, opened)
+
+    result = case.call(given)
+
+    assert isinstance(result, kind)
     planes = planes_of(result)
-    assert list(planes) == exposures.names
-    assert_same(planes, reference(case, exposures))
+    assert list(planes) == names
+    assert_same(planes, {name: plain.planes[name] for name in names})
+    assert levels_of(result) == plain.levels
+    if way is not as_library_on_disk:
+        assert not list(tmp_cwd.iterdir())
+    if isinstance(given, ModelLibrary):
+        assert result is given, "a library is handed on and not copied"
+
+
+def test_an_association_comes_back_as_a_library_in_its_order(plain, on_disk, exposures):
+    for run in (plain, on_disk):
+        assert run.kind is ModelLibrary
+        assert list(run.planes) == exposures.names
 
 
 def test_one_exposure_comes_back_as_one_exposure(case, exposures, opened):
@@ -206,25 +348,12 @@ def test_one_exposure_comes_back_as_one_exposure(case, exposures, opened):
             assert result.meta.filename == exposures.names[0]
 
 
-@pytest.mark.parametrize("shuffle", [lambda n: np.arange(n)[::-1], lambda n: np.roll(np.arange(n), 2)])
-def test_the_order_of_members_changes_nothing(shuffle, case, exposures, opened, planes_of, reference):
-    order = shuffle(len(exposures.files))
-    files = [exposures.files[k] for k in order]
-
-    planes = planes_of(case.call(exposures.dictionary(files)))
-    from_models = planes_of(case.call(opened(files)))
-
-    expected = reference(case, exposures)
-    assert_same(planes, {exposures.names[k]: expected[exposures.names[k]] for k in order})
-    assert_same(from_models, planes)
-
-
 # 2 Output
 
 
-def test_only_the_planes_it_corrects_change(case, exposures, opened, planes_of, reference):
+def test_only_the_planes_it_corrects_change(case, exposures, opened, planes_of, plain):
     before = planes_of(opened(exposures.files))
-    after = reference(case, exposures)
+    after = plain.planes
 
     different = set()
     for name in before:
@@ -245,28 +374,24 @@ def test_only_the_planes_it_corrects_change(case, exposures, opened, planes_of, 
     assert different == set(case.changed)
 
 
-def test_input_models_stay_as_they_were(case, exposures, opened, planes_of):
-    models = opened(exposures.files)
+def test_input_models_stay_as_they_were(case, exposures, opened, planes_of, plain):
+    models = opened(backwards(exposures.files))
     before = planes_of(models)
     described = [model.to_flat_dict(include_arrays=False) for model in models]
 
     result = case.call(models)
 
+    assert isinstance(result, ModelContainer)
+    after = planes_of(result)
+    assert list(after) == backwards(exposures.names)
+    assert_same(after, {name: plain.planes[name] for name in after})
     assert_same(planes_of(models), before)
     assert [model.to_flat_dict(include_arrays=False) for model in models] == described
     assert not {id(model) for model in models} & {id(model) for model in result}
 
 
-def test_a_library_is_handed_on_and_not_copied(case, exposures):
-    library = ModelLibrary(exposures.dictionary(), on_disk=False)
-
-    assert case.call(library) is library
-
-
-def test_stock_steps_take_the_result(case, exposures):
-    result = case.call(str(exposures.association))
-
-    cleaned = OutlierDetectionStep.call(result, save_intermediate_results=False)
+def test_stock_steps_take_the_result(plain):
+    cleaned = OutlierDetectionStep.call(plain.copy(), save_intermediate_results=False)
     mosaic = ResampleStep.call(cleaned)
 
     assert mosaic.meta.cal_step.outlier_detection == "COMPLETE"
@@ -278,95 +403,82 @@ def test_stock_steps_take_the_result(case, exposures):
 # 3 Files
 
 
-def test_nothing_lands_in_the_working_directory(case, exposures, tmp_cwd):
-    before = fingerprints(exposures.association.parent.iterdir())
-
-    for in_memory in (True, False):
-        result = case.call(str(exposures.association), in_memory=in_memory)
-        del result
-
-    assert not list(tmp_cwd.iterdir())
-    assert fingerprints(exposures.association.parent.iterdir()) == before
+def test_nothing_lands_in_the_working_directory_or_beside_the_exposures(plain, on_disk):
+    for run in (plain, on_disk):
+        assert not list(run.folder.iterdir())
+        assert run.inputs[0] == run.inputs[1]
 
 
 def test_products_carry_the_alias_as_their_one_suffix_and_inputs_are_not_overwritten(
-    case, exposures, tmp_cwd, planes_of, reference
+    case, exposures, planes_of, plain, saved, products
 ):
-    before = fingerprints(exposures.association.parent.iterdir())
-    alias = case.step.class_alias
-    products = [f"{name.rpartition('_')[0]}_{alias}.fits" for name in exposures.names]
-
-    case.call(str(exposures.association), save_results=True, output_dir="first")
-
-    assert sorted(path.name for path in (tmp_cwd / "first").iterdir()) == sorted([*products, *case.beside])
-    files = [str(tmp_cwd / "first" / name) for name in products]
-    first = fingerprints(files)
+    assert sorted(path.name for path in saved.folder.iterdir()) == sorted(
+        [*(path.name for path in products), *case.beside]
+    )
     reread = {}
-    for name, path in zip(exposures.names, files, strict=True):
+    for name, path in zip(exposures.names, products, strict=True):
         with datamodels.open(path) as model:
-            assert model.meta.filename == Path(path).name
+            assert model.meta.filename == path.name
             model.meta.filename = name
             reread |= planes_of(model)
-    assert_same(reread, reference(case, exposures))
-
-    case.call(exposures.dictionary(files), save_results=True, output_dir="second")
-
-    assert sorted(path.name for path in (tmp_cwd / "second").iterdir()) == sorted([*products, *case.beside])
-    assert sorted(path.name for path in tmp_cwd.iterdir()) == ["first", "second"]
-    assert fingerprints(files) == first
-    assert fingerprints(exposures.association.parent.iterdir()) == before
+    assert_same(reread, plain.planes)
+    assert saved.inputs[0] == saved.inputs[1]
 
 
 # 4 Twice
 
 
-def metadata(library, index):
+def metadata(library):
     """Everything but the log, which stpipe keeps there too."""
-    flat = library.read_metadata(index)
-    return {key: str(value) for key, value in flat.items() if not key.startswith("cal_logs.")}
+    flat = [library.read_metadata(k) for k in range(len(library))]
+    return [
+        {key: str(value) for key, value in each.items() if not key.startswith("cal_logs.")} for each in flat
+    ]
 
 
-def test_a_second_run_changes_nothing_and_says_so(case, exposures, planes_of, caplog):
-    library = case.call(str(exposures.association))
-    first = planes_of(library)
-    described = [metadata(library, k) for k in range(len(library))]
-    caplog.clear()
+def test_a_second_run_changes_nothing_and_says_so(case, plain, planes_of, caplog):
+    library = plain.copy()
+    described = metadata(library)
 
     second = case.call(library)
 
-    assert_same(planes_of(second), first)
-    assert [metadata(library, k) for k in range(len(library))] == described
+    assert_same(planes_of(second), plain.planes)
+    assert metadata(library) == described
     assert case.says_done in caplog.text
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_a_second_run_on_saved_products_changes_nothing_and_says_so(
-    case, exposures, tmp_cwd, planes_of, caplog
+    in_memory, case, exposures, saved, products, tmp_cwd, planes_of, caplog
 ):
-    case.call(str(exposures.association), save_results=True, output_dir="first")
-    files = sorted(map(str, (tmp_cwd / "first").glob("*.fits")))
+    files = list(map(str, products))
+    first = fingerprints(files)
     before = {}
     for name in files:
         with datamodels.open(name) as model:
             before |= planes_of(model)
-    for in_memory in (True, False):
-        caplog.clear()
 
-        again = case.call(exposures.dictionary(files), in_memory=in_memory)
+    saving = {"save_results": True, "output_dir": "second"} if in_memory else {}
 
-        assert_same(planes_of(again), before)
-        assert case.says_done in caplog.text
+    again = case.call(exposures.dictionary(files), in_memory=in_memory, **saving)
+
+    assert_same(planes_of(again), before)
+    del again
+    assert case.says_done in caplog.text
+    assert [path.name for path in tmp_cwd.iterdir()] == (["second"] if saving else [])
+    if saving:
+        names = sorted(path.name for path in saved.folder.iterdir())
+        assert sorted(path.name for path in (tmp_cwd / "second").iterdir()) == names
+    assert fingerprints(files) == first
 
 
 # 5 Provenance
 
 
-def test_status_and_history_are_in_the_file(case, exposures, tmp_cwd):
-    alias = case.step.class_alias
-    case.call(str(exposures.association), save_results=True)
-
-    for path in sorted(tmp_cwd.glob("*.fits")):
+def test_status_and_history_are_in_the_file(case, products):
+    for path in products:
         with datamodels.open(path) as model:
-            assert getattr(model.meta.cal_step, alias) == "COMPLETE"
+            assert getattr(model.meta.cal_step, case.step.class_alias) == "COMPLETE"
         with asdf_in_fits.open(path) as file:
             entries = [dict(entry) for entry in file.get_history_entries()]
         ours = [entry for entry in entries if case.name in entry["description"]]
@@ -375,72 +487,45 @@ def test_status_and_history_are_in_the_file(case, exposures, tmp_cwd):
             assert f"{name}={value}" in ours[0]["description"]
         assert ours[0]["software"]["name"] == "miri_steps"
         assert ours[0]["software"]["version"] == miri_steps.__version__
-        with fits.open(path) as hdus:
-            history = "".join(hdus[0].header["HISTORY"])
+        history = "".join(fits.getheader(path)["HISTORY"])
         assert case.name in history
         for name, value in case.parameters.items():
             assert f"{name}={value}" in history
 
 
-def test_the_history_in_the_fits_header_names_the_version(case, exposures, tmp_cwd):
-    case.call(str(exposures.association), save_results=True)
-
-    header = fits.getheader(next(iter(sorted(tmp_cwd.glob("*.fits")))))
-    assert f"miri_steps {miri_steps.__version__}" in "".join(header["HISTORY"])
+def test_the_history_in_the_fits_header_names_the_version(products):
+    for path in products:
+        assert f"miri_steps {miri_steps.__version__}" in "".join(fits.getheader(path)["HISTORY"])
 
 
 # 6 Memory
 
 
-def test_on_disk_gives_the_same_numbers_and_tells_its_progress(case, exposures, planes_of, reference, caplog):
-    on_disk = case.call(str(exposures.association), in_memory=False)
-
+def test_on_disk_gives_the_same_numbers_and_tells_its_progress(exposures, plain, on_disk):
     assert on_disk.on_disk
     for number, name in enumerate(exposures.names, start=1):
-        assert any(
-            f"{number}/{len(exposures.names)}" in record.getMessage() and name in record.getMessage()
-            for record in caplog.records
-        )
-    assert_same(planes_of(on_disk), reference(case, exposures))
+        place = f"{number}/{len(exposures.names)}"
+        assert any(place in said and name in said for said in on_disk.messages)
+    assert_same(on_disk.planes, plain.planes)
 
 
-def test_in_memory_false_holds_one_exposure_at_a_time(case, exposures, monkeypatch):
-    """Count the exposures that are borrowed and not yet given back."""
-    out, most = set(), []
-    borrow, shelve = ModelLibrary.borrow, ModelLibrary.shelve
-
-    def counted_borrow(self, index):
-        model = borrow(self, index)
-        out.add(index)
-        most.append(len(out))
-        return model
-
-    def counted_shelve(self, model, index=None, modify=True):
-        known = index if index is not None else next(iter(out))
-        shelve(self, model, index, modify)
-        out.discard(known)
-
-    monkeypatch.setattr(ModelLibrary, "borrow", counted_borrow)
-    monkeypatch.setattr(ModelLibrary, "shelve", counted_shelve)
-
-    case.call(str(exposures.association), in_memory=False)
-
-    assert most
-    assert max(most) == 1
+def test_in_memory_false_holds_one_exposure_at_a_time(on_disk):
+    assert on_disk.borrowed
+    assert max(on_disk.borrowed) == 1
 
 
 # 7 What it refuses
 
 
-@pytest.mark.parametrize("exp_type", ["MIR_MRS", "NRC_IMAGE", "MIR_LRS-FIXEDSLIT"])
-def test_other_modes_are_refused_by_name(exp_type, case, exposures, opened, tmp_cwd):
+def test_other_modes_are_refused_by_name(case, exposures, opened, tmp_cwd):
     models = opened(exposures.files[:2])
-    models[1].meta.exposure.type = exp_type
+    for exp_type in ("MIR_MRS", "NRC_IMAGE", "MIR_LRS-FIXEDSLIT"):
+        models[1].meta.exposure.type = exp_type
 
-    with pytest.raises(ValueError, match=f"{exposures.names[1]}.*MIR_IMAGE.*got {exp_type}"):
-        case.call(models, save_results=True)
+        with pytest.raises(ValueError, match=f"{exposures.names[1]}.*MIR_IMAGE.*got {exp_type}"):
+            case.call(models, save_results=True)
 
-    assert not list(tmp_cwd.iterdir())
+        assert not list(tmp_cwd.iterdir())
 
 
 @pytest.mark.parametrize("given, message", [(None, "got NoneType"), (3, "got int")])
@@ -466,21 +551,9 @@ def test_a_wrong_parameter_is_refused_by_name(case, exposures):
         case.call(str(exposures.association), no_such_parameter=1)
 
 
-def test_only_science_members_are_read(case, exposures, planes_of):
-    """An association may carry members of other types, which need not be images."""
-    asn = exposures.dictionary()
-    asn["products"][0]["members"].append({"expname": "catalog.ecsv", "exptype": "sourcecat"})
-
-    result = case.call(asn)
-
-    assert list(planes_of(result)) == exposures.names
-
-
-def test_log_lines_are_under_stpipe(case, exposures, caplog):
+def test_log_lines_are_under_stpipe(plain):
     """Only such loggers are heard inside the stock pipelines."""
-    case.call(str(exposures.association))
-
-    ours = [record for record in caplog.records if "miri_steps" in record.name]
+    ours = [record for record in plain.records if "miri_steps" in record.name]
     assert ours
     assert all(record.name.startswith("stpipe.") for record in ours)
     assert any(record.levelno >= logging.INFO for record in ours)

@@ -370,7 +370,7 @@ def test_a_table_is_not_written_over_by_a_run_that_measures_nothing(table, caplo
     once = run(models, corrections=str(table), **product)
     run(once, **product)
 
-    assert [path.read_bytes() for path in table.parent.glob("*.ecsv")] == [before]
+    assert [path.read_bytes() for path in table.parent.glob("*_tiles.ecsv")] == [before]
     assert "No corrections are saved: none were measured." in caplog.text
     assert "No corrections are saved: 6 exposures were done before." in caplog.text
     assert "has no good correction" not in caplog.text
