@@ -158,10 +158,15 @@ class _Chain:
     def _make_rates(self, sources):
         """Do stage 1; list the rates by name of the exposure."""
         jobs = [job for source in sources if (job := self._rate_job(source))]
-        made = {source.name: source.path for source in sources if source.kind == "rate"}
-        for job in jobs:
-            made.pop(job.name, None)
-        return made | self._run(jobs, self.cores)
+        mended = {job.name for job in jobs}
+        as_they_are = {
+            source.name: source.path
+            for source in sources
+            if source.kind == "rate" and source.name not in mended
+        }
+        if as_they_are and self.stages["detector1"].hooks():
+            self._tell(f"{len(as_they_are)} rates have no rateints beside them and go on as they are")
+        return as_they_are | self._run(jobs, self.cores)
 
     def _rate_job(self, source):
         stage = self.stages["detector1"]
