@@ -75,7 +75,7 @@ def test_failures_and_deaths_stop_nobody_else(job_of, tmp_cwd):
     assert outcomes.pop("b").problem.startswith("RuntimeError: nothing fits ")
     assert {name: outcome.problem for name, outcome in outcomes.items()} == {
         "a": "",
-        "c": "its process was killed: was there enough memory?",
+        "c": "its process was killed: was there enough memory? Fewer cores need less",
         "d": "the pipeline ended the program: no photom reference",
         # Its process died once: it is tried once more, alone.
         "e": "",
