@@ -196,28 +196,34 @@ class _Chain:
         paths = sorted((cals[member.name] for member in there), key=lambda path: path.name)
         association = _associate(product, paths, self.ledger) if there else {}
         job = Job(product, band, stage, association, tuple(paths))
-        missing = f"{len(members) - len(there)} of its {len(members)} exposures have failed"
+        lost = [member for member in members if member.name not in cals]
+        missing = f"{len(lost)} of its {len(members)} exposures have failed" if lost else ""
+        kept = self._why_kept(job, lost, source)
         if not there:
             self._note(Row("stage3", product, band, FAILED, missing))
-        elif len(there) < len(members) and self._is_better(job):
-            self._note(
-                Row("stage3", product, band, FAILED, f"{missing}: the mosaic that was made of more is kept")
-            )
-        elif self._waits_for and not source and self._is_better(job):
-            why = f"{self._waits_for} has failed, whose tile corrections it had: its mosaic is kept"
-            self._note(Row("stage3", product, band, SKIPPED, why))
+        elif kept:
+            self._note(Row("stage3", product, band, FAILED, kept))
         else:
-            remarks = [source, missing if len(there) < len(members) else ""]
-            self._run([job], self.cores, "; ".join(filter(None, remarks)))
+            self._run([job], self.cores, "; ".join(filter(None, [source, missing])))
         table = self.ledger.folder_of("image3") / f"{product}_tiles.ecsv"
         if table.exists():
             self._tables.append(table)
         elif self.rows[-1].status == FAILED:
             self._waits_for = self._waits_for or product
 
-    def _is_better(self, job):
-        """Tell whether there is a mosaic that a new one from less would take the place of."""
-        return self.ledger.has_been_made(job) and not self.ledger.is_finished(job)
+    def _why_kept(self, job, lost, source):
+        """Say why the mosaic of an earlier run is better than the one that could be made now."""
+        former = self.ledger.former_inputs(job)
+        had = {f"{member.name}_cal.fits" for member in lost} & former
+        if had:
+            return (
+                f"{len(had)} of the {len(former)} files its mosaic was made of have failed: it is kept as it "
+                "was; mend them, or take them out of the folder to go without"
+            )
+        carried = any("tile_astrometry.corrections" in name for name in former)
+        if carried and not source and self._waits_for:
+            return f"{self._waits_for} has failed, whose tile corrections it had: it is kept as it was"
+        return ""
 
     def _with_table(self, stage, members):
         """Let the tiles have the corrections of a shorter filter, where one has them all; say of which."""

@@ -202,9 +202,9 @@ class Ledger:
         paths = {folder / name: known for name, known in note["products"].items()}
         return [path for path, known in paths.items() if path.exists() and not _is_same(path, known)]
 
-    def has_been_made(self, job: Job) -> bool:
+    def former_inputs(self, job: Job) -> set[str]:
         """
-        Tell whether the main product of a job is there, from whatever it was made.
+        Name what the product that an earlier run has made was made from.
 
         Parameters
         ----------
@@ -213,11 +213,11 @@ class Ledger:
 
         Returns
         -------
-        bool
-            True if an earlier run has finished it.
+        set of str
+            Names of inputs, and of files that parameters named; empty where there is no such product.
         """
         note = self._read(job)
-        return bool(note and note["done"]) and self.product_of(job).exists()
+        return set(note["inputs"]) if note and note["done"] and self.product_of(job).exists() else set()
 
     def digest(self) -> str:
         """
