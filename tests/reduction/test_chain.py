@@ -241,6 +241,13 @@ def assert_same_products(first, second):
 def command(arguments, folder, limit=None, **changes):
     """Start miri-steps in a process of its own."""
     options = [f"--set={key}={value}" for key, value in changes.items()]
+
+    def begin():
+        # A job in the background may be started with SIGINT ignored, and hands that on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if limit:
+            limit()
+
     return subprocess.Popen(
         [Path(sys.executable).with_name("miri-steps"), *map(str, arguments), *options],
         cwd=folder,
@@ -248,7 +255,7 @@ def command(arguments, folder, limit=None, **changes):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        preexec_fn=limit,
+        preexec_fn=begin,
     )
 
 
