@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from jwst.associations.asn_from_list import asn_from_list
 
-from miri_steps import workers
+from miri_steps import detector, workers
 from miri_steps.reduction import running, settings, summary
 from miri_steps.reduction.jobs import Job
 from miri_steps.reduction.ledger import Ledger
@@ -133,7 +133,7 @@ class _Chain:
         self.cores = cores
         self.rows = []
         # Tile corrections that longer filters can have, and the filter that should have given some.
-        self._tables, self._waits_for = [], ""
+        self._tables, self._waits_for, self._unknown = [], "", []
         self._begun = time.monotonic()
 
     # ---- what is done, stage by stage
@@ -147,13 +147,16 @@ class _Chain:
         usable = [source for source in sources if not source.problem]
         cals = self._calibrate(usable, self._make_rates(usable))
         wanted = [source for source in sources if not source.problem or source.is_broken]
-        for band in dict.fromkeys(source.band for source in usable):
+        # Of a file without a readable header nobody knows which mosaic it is missing from.
+        self._unknown = [source for source in wanted if source.band not in detector.BANDS]
+        for band in dict.fromkeys(source.band for source in wanted if source.band in detector.BANDS):
             members = [source for source in wanted if source.band == band]
             product = f"{name}_{band.lower()}"
             try:
                 self._make_mosaic(product, band, members, cals)
             except (OSError, ValueError, KeyError) as error:
                 self._note(Row("stage3", product, band, FAILED, f"{type(error).__name__}: {error}"))
+            self._look_for_table(product)
 
     def _make_rates(self, sources):
         """Do stage 1; list the rates by name of the exposure."""
@@ -198,30 +201,36 @@ class _Chain:
         job = Job(product, band, stage, association, tuple(paths))
         lost = [member for member in members if member.name not in cals]
         missing = f"{len(lost)} of its {len(members)} exposures have failed" if lost else ""
-        kept = self._why_kept(job, lost, source)
+        kept = self._why_kept(job, lost)
         if not there:
             self._note(Row("stage3", product, band, FAILED, missing))
         elif kept:
             self._note(Row("stage3", product, band, FAILED, kept))
         else:
             self._run([job], self.cores, "; ".join(filter(None, [source, missing])))
+
+    def _look_for_table(self, product):
+        """Keep the corrections that a filter has for longer ones, or in mind that it should have had some."""
         table = self.ledger.folder_of("image3") / f"{product}_tiles.ecsv"
         if table.exists():
             self._tables.append(table)
         elif self.rows[-1].status == FAILED:
             self._waits_for = self._waits_for or product
 
-    def _why_kept(self, job, lost, source):
+    def _why_kept(self, job, lost):
         """Say why the mosaic of an earlier run is better than the one that could be made now."""
         former = self.ledger.former_inputs(job)
-        had = {f"{member.name}_cal.fits" for member in lost} & former
+        had = {f"{member.name}_cal.fits" for member in [*lost, *self._unknown]} & former
         if had:
             return (
                 f"{len(had)} of the {len(former)} files its mosaic was made of have failed: it is kept as it "
                 "was; mend them, or take them out of the folder to go without"
             )
-        carried = any("tile_astrometry.corrections" in name for name in former)
-        if carried and not source and self._waits_for:
+        carried, given = (
+            any("tile_astrometry.corrections" in name for name in names)
+            for names in (former, job.stage.named_files())
+        )
+        if carried and not given and self._waits_for:
             return f"{self._waits_for} has failed, whose tile corrections it had: it is kept as it was"
         return ""
 
@@ -255,7 +264,8 @@ class _Chain:
         from miri_steps import report
 
         page, note = self.ledger.folder / "report.html", self.ledger.folder / ".reduction" / "reported"
-        digest = self.ledger.digest()
+        told = [(row.name, row.status, row.reason) for row in self.rows if row.reason and row.status != DONE]
+        digest = f"{self.ledger.digest()} {told}"
         if page.exists() and note.exists() and note.read_text() == digest:
             return
         try:
@@ -265,6 +275,7 @@ class _Chain:
             self._note(Row("report", page.name, "", SKIPPED, str(error)))
         except Exception as error:
             self._note(Row("report", page.name, "", FAILED, f"{type(error).__name__}: {error}"))
+            self.write_table()
 
     # ---- how jobs are run
 
@@ -283,28 +294,38 @@ class _Chain:
                 made[job.name] = self.ledger.product_of(job)
             else:
                 todo.append(job)
+        inputs = {job.key: self.ledger.begin(job) for job in todo}
         for number, (job, outcome) in enumerate(running.run(todo, self.ledger, cores, self._tell), start=1):
             count = f"{number}/{len(todo)} " if len(todo) > 1 else ""
-            if self._settle(job, outcome, remark, count):
+            if self._settle(job, outcome, inputs[job.key], remark, count):
                 made[job.name] = self.ledger.product_of(job)
         # Not in the order in which they happened to end.
         self.rows[known:] = sorted(self.rows[known:], key=lambda row: row.name)
         return dict(sorted(made.items()))
 
-    def _settle(self, job, outcome, remark, count):
+    def _settle(self, job, outcome, inputs, remark, count):
         """Publish what a job has made."""
         problem, log = outcome.problem, self.ledger.log_of(job)
         if problem:
             problem = f"{problem} [log: {log}]"
         else:
-            try:
-                self.ledger.publish(job)
-            except OSError as error:
-                problem = f"{type(error).__name__}: {error}; what was made is in {self.ledger.keep(job)}"
+            problem = self._publish(job, inputs)
         self.ledger.clear(job)
         said = problem or "; ".join(filter(None, (remark, outcome.remark)))
         self._end(job, FAILED if problem else DONE, said, outcome.seconds, count)
         return not problem
+
+    def _publish(self, job, inputs):
+        """Move what a job has made to its place; say why where that cannot be."""
+        try:
+            self.ledger.publish(job, inputs)
+        except OSError as error:
+            problem = f"{type(error).__name__}: {error}"
+            try:
+                return f"{problem}; what was made is in {self.ledger.keep(job)}"
+            except OSError:
+                return f"{problem}; what was made could not be kept"
+        return ""
 
     def _end(self, job, status, reason="", seconds=0.0, count=""):
         stage = self.ledger.folder_of(job.stage.name).name

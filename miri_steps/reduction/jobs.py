@@ -23,7 +23,8 @@ __all__ = ["Job", "Outcome", "execute"]
 
 # What a stage leaves of an exposure, or of a mosaic.
 _SUFFIXES = {"detector1": "rate", "image2": "cal", "image3": "i2d"}
-_ALIASES = [alias for _, alias, _ in get_steps()]
+# Exposures of one integration, which rate_from_rateints skips, need no remark.
+_ALIASES = [alias for _, alias, _ in get_steps() if alias != "rate_from_rateints"]
 # Share of the machine's memory that exposures may take; pipelines need some more for their own work.
 _MOST_MEMORY = 0.25
 # They change how long a run takes, and nothing else.

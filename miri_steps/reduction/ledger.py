@@ -231,7 +231,23 @@ class Ledger:
         notes = sorted(self._notes.glob("*.json"))
         return hashlib.sha256(b"".join(note.name.encode() + note.read_bytes() for note in notes)).hexdigest()
 
-    def publish(self, job: Job) -> list[Path]:
+    def begin(self, job: Job) -> dict[str, dict]:
+        """
+        Look at what a job is to be made from, before it is.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        dict
+            Size, date and content of each input, for `publish`.
+        """
+        return {name: _fingerprint(path) for name, path in job.files().items()}
+
+    def publish(self, job: Job, inputs: dict[str, dict] | None = None) -> list[Path]:
         """
         Move what a job has written to where it belongs.
 
@@ -239,6 +255,8 @@ class Ledger:
         ----------
         job : Job
             A job that has ended well.
+        inputs : dict, optional
+            What it was made from, as `begin` found it: it may have changed meanwhile.
 
         Returns
         -------
@@ -260,7 +278,7 @@ class Ledger:
         note = {
             "done": False,
             "settings": job.settings(),
-            "inputs": {name: _fingerprint(path) for name, path in job.files().items()},
+            "inputs": self.begin(job) if inputs is None else inputs,
             "products": former | dict.fromkeys(targets),
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -289,8 +307,9 @@ class Ledger:
             The folder, in the place of one that was kept before.
         """
         kept = self.folder / "kept" / job.key
-        shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(exist_ok=True)
+        if kept.exists():
+            shutil.rmtree(kept)
         self.work_of(job).rename(kept)
         return kept
 

@@ -262,7 +262,8 @@ def _read_hook(text, path):
 def _changed(hook, values):
     """Change the parameters of a hook; None if it is told to skip."""
     told = {key: value for key, value in (hook.parameters | values).items() if value is not None}
-    return None if _is_true(told.pop("skip", False)) else Hook(hook.alias, told)
+    skip = _validated(hook.alias, hook.step, {"skip": told.pop("skip", False)})["skip"]
+    return None if skip else Hook(hook.alias, told)
 
 
 def _change(stages, key, value):
@@ -333,7 +334,3 @@ def _files_of(parameter, value):
     listed = value if isinstance(value, list | tuple) else [value]
     paths = [Path(str(text)) for text in listed if not _NO_FILE.fullmatch(str(text))]
     return [path if path.suffix or path.exists() else path.with_suffix(".ecsv") for path in paths]
-
-
-def _is_true(value):
-    return str(value).strip().lower() in ("true", "yes", "on", "1")

@@ -221,15 +221,26 @@ def find_mosaics(source: Path) -> list[Path]:
     if not source.is_dir():
         _read_header(source)
         return [source]
-    paths = [path for path in source.rglob("*_i2d.fits") if not _is_hidden(path.relative_to(source))]
-    found = [path for path in paths if not _NO_PRODUCT.fullmatch(path.name)]
+    paths = [path for path in source.rglob("*_i2d.fits") if not _is_elsewhere(path.relative_to(source))]
+    found = [path for path in paths if not _NO_PRODUCT.fullmatch(path.name) and _is_mosaic(path)]
     if not found:
         raise FileNotFoundError(f"{source} must hold at least 1 mosaic (..._i2d.fits), got none")
     return sorted(found, key=_by_filter)
 
 
-def _is_hidden(path):
-    return any(part.startswith(".") for part in path.parts)
+def _is_mosaic(path):
+    """Tell whether a file is a mosaic of MIRI; one that is not must not stop the page about the others."""
+    try:
+        _read_header(path)
+    except (OSError, ValueError) as error:
+        log.warning("%s is left out: %s", path, error)
+        return False
+    return True
+
+
+def _is_elsewhere(path):
+    """Tell what is hidden, of single exposures, or was kept because its place was taken."""
+    return any(part.startswith(".") or part in ("stage2", "kept") for part in path.parts)
 
 
 def _by_filter(path):

@@ -130,8 +130,7 @@ def assign(lines: Iterable[LogLine], keys: Iterable[str]) -> dict[str, list[LogL
 
 def _names(text, key):
     """Tell whether a text names an exposure, and not one whose name is longer."""
-    place = text.find(key)
-    return place >= 0 and not text[place + len(key) : place + len(key) + 1].isalnum()
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(key)}(?![A-Za-z0-9])", text) is not None
 
 
 def repaired(lines: Iterable[LogLine]) -> dict[str, int] | None:

@@ -52,7 +52,8 @@ STEPS = (
     *("assign_wcs", "flat_field", "photom", "rate_from_rateints", "median_hot_pixel", "tweakreg"),
     *("tile_astrometry", "super_background", "skymatch", "pixel_skymatch", "outlier_detection", "resample"),
 )
-_OURS = ("rate_from_rateints", "median_hot_pixel", "tile_astrometry", "super_background", "pixel_skymatch")
+# Of these SKIPPED is worth a look. rate_from_rateints skips every exposure of one integration, as it should.
+_OURS = ("median_hot_pixel", "tile_astrometry", "super_background", "pixel_skymatch")
 # What a HISTORY entry says of one exposure alone comes last.
 _FOUND = re.compile(r" (?:level|shift_east|exposures|background|integrations|rejected|samples)=\S.*$")
 
@@ -110,10 +111,17 @@ def compare(before: Coarse | None, after: Coarse | None) -> dict[str, Difference
     """
     sides = {"before": before, "after": after}
     maps = {name: side.difference for name, side in sides.items() if side is not None}
+    if before is not None and after is not None and _scope(before) != _scope(after):
+        # Part of the files is missing: they would be differences of other things.
+        return {}
     known = np.logical_and.reduce([np.isfinite(each) for each in maps.values()]) if maps else np.array(False)
     if not known.any():
         return {}
     return {name: _differences(each[known]) for name, each in maps.items()}
+
+
+def _scope(side):
+    return side.between, side.n_exposures
 
 
 def _differences(values):

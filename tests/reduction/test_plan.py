@@ -232,3 +232,55 @@ def test_a_report_is_made_again_when_there_is_something_new(again, pipelines, tm
     again(changes={"resample.pixfrac": 0.8})
     reduce(tmp_cwd / "ngc1", tmp_cwd / "out", changes={"resample.pixfrac": 0.8})
     assert len(made) == 3
+
+
+def test_a_filter_that_is_all_broken_is_waited_for_too(again, tmp_cwd):
+    again()
+    for visit in VISITS:
+        broken = tmp_cwd / "ngc1" / f"jw_f770w_{visit}_cal.fits"
+        broken.write_bytes(broken.read_bytes()[:-2880])
+    (tmp_cwd / "out" / "stage3" / "ngc1_f770w_tiles.ecsv").unlink()
+
+    ran, ends = again(changes={"resample.pixfrac": 0.9})
+
+    assert ran == set()
+    assert ends["ngc1_f770w"][0] == "failed"
+    assert "whose tile corrections it had" in ends["ngc1_f1800w"][1]
+
+
+def test_a_file_without_a_header_keeps_the_mosaic_it_was_in(again, tmp_cwd):
+    again()
+    (tmp_cwd / "ngc1" / "jw_f1800w_2_cal.fits").write_bytes(b"")
+
+    ran, ends = again()
+
+    assert ran == set()
+    assert ends["ngc1_f1800w"][1].startswith("1 of the ")
+
+
+def test_corrections_that_were_given_wait_for_nobody(again, pipelines, tmp_cwd):
+    Table({"tile": ["a"], "shift_east": [0.1]}).write(tmp_cwd / "mine.ecsv")
+    given = {"tile_astrometry.corrections": str(tmp_cwd / "mine.ecsv")}
+    again(changes=given)
+    pipelines.failing = {"ngc1_f770w"}
+
+    ran, ends = again(changes=given | {"resample.pixfrac": 0.9})
+
+    assert ran == {"ngc1_f770w", "ngc1_f1800w"}
+    assert ends["ngc1_f1800w"][0] == "done"
+
+
+def test_what_changes_while_a_mosaic_is_made_is_seen_next_time(again, pipelines, tmp_cwd, monkeypatch):
+    playing = pipelines.run
+
+    def run(jobs, *rest):
+        for job, outcome in playing(jobs, *rest):
+            if job.name == "ngc1_f1800w":
+                fits.setval(tmp_cwd / "ngc1" / "jw_f1800w_1_cal.fits", "MASKED", value="meanwhile")
+            yield job, outcome
+
+    monkeypatch.setattr(chain.running, "run", run)
+    again()
+    monkeypatch.setattr(chain.running, "run", playing)
+
+    assert again()[0] == {"ngc1_f1800w"}

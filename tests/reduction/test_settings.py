@@ -122,6 +122,7 @@ def test_a_parameter_of_a_hook_can_be_taken_back():
         ),
         ({"nothing.skip": True}, "the step of a change must be one of .*tweakreg.*, got 'nothing.skip'"),
         ({"image2.tweakreg.skip": True}, "must be one of assign_wcs, .*, got 'image2.tweakreg.skip'"),
+        ({"super_background.skip": "ture"}, "super_background.skip=ture cannot be: .*wrong type"),
         ({"skip": True}, "a change must be step.parameter or stage.step.parameter, got 'skip'"),
         ({"resample.output_dir": "x"}, "output_dir is up to the reduction and cannot be set"),
         ({"tweakreg.post_hooks": "x"}, "post_hooks is up to the reduction"),

@@ -17,8 +17,16 @@ GOOD = {
 }
 
 
-def side(values):
-    return SimpleNamespace(difference=np.array(values, np.float32))
+def side(values, between="tiles", n_exposures=6):
+    return SimpleNamespace(difference=np.array(values, np.float32), between=between, n_exposures=n_exposures)
+
+
+def test_sides_of_other_exposures_are_not_compared():
+    values = np.ones((4, 4))
+
+    assert numbers.compare(side(values), side(values))
+    assert numbers.compare(side(values), side(values, n_exposures=3)) == {}
+    assert numbers.compare(side(values), side(values, between="exposures")) == {}
 
 
 def test_differences_are_measured_on_the_same_cells():
