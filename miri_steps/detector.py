@@ -26,6 +26,7 @@ __all__ = [
     "check_regions",
     "reference_pixel_mask",
     "region_mask",
+    "wavelength",
 ]
 
 #: Full frame (ny, nx), reference pixels included.
@@ -80,6 +81,23 @@ BANDS = {
     "F2550W": Band(25.365, 3.67),
     "FND": Band(12.900, 5.00),
 }
+
+
+def wavelength(band: str) -> float:
+    """
+    Give the central wavelength of a filter.
+
+    Parameters
+    ----------
+    band : str
+        Its name.
+
+    Returns
+    -------
+    float
+        Wavelength [micron]; infinite for a filter that is not known, so that it comes last.
+    """
+    return BANDS[band].wavelength if band in BANDS else float("inf")
 
 
 class Subarray(NamedTuple):

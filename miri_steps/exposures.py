@@ -18,6 +18,7 @@ __all__ = [
     "check_imaging",
     "check_unresampled",
     "excluded_pixels",
+    "flagged_pixels",
     "frame_origin",
     "open_file",
     "parse_s_region",
@@ -118,6 +119,25 @@ def excluded_pixels(
     if upper is not None:
         mask |= data > upper
     return mask | region_pixels(model, regions)
+
+
+def flagged_pixels(dq: np.ndarray, flag: str) -> np.ndarray:
+    """
+    Find the pixels that have a flag.
+
+    Parameters
+    ----------
+    dq : ndarray
+        Flags of the pixels.
+    flag : str
+        Name of the flag, as jwst has it.
+
+    Returns
+    -------
+    ndarray
+        True where it is set, shape of `dq`.
+    """
+    return (np.asarray(dq).astype(np.uint32) & np.uint32(pixel[flag])) > 0
 
 
 def region_pixels(model: JwstDataModel, regions: list[str]) -> np.ndarray:

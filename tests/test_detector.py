@@ -91,3 +91,9 @@ def test_subarrays_show_their_field(subarray, region):
 def test_unknown_names_are_named():
     with pytest.raises(ValueError, match=r"regions must be among .*lyot.*, got \['moon'\]"):
         detector.region_mask(["imager", "moon"])
+
+
+def test_filters_are_ordered_by_wavelength_and_unknown_ones_come_last():
+    assert sorted(["F2550W", "CLEAR", "FND", "F1000W"], key=detector.wavelength) == [
+        *("F1000W", "FND", "F2550W", "CLEAR"),
+    ]

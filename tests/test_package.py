@@ -31,21 +31,23 @@ MAY_IMPORT = {
     "plugin": set(),
     "parameters": set(),
     "workers": set(),
+    "whole_files": set(),
     "algorithms": SCIENCE | {"drizzle", "photutils", "tweakwcs"},
     "detector": SCIENCE,
     "exposures": SCIENCE | PIPELINE - {"stpipe"} | {"detector"},
     # Steps may save a figure with report, but import it only then: see the test of the start-up below.
     "steps": SCIENCE
     | PIPELINE
-    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "plugin"},
+    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "whole_files", "plugin"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
     "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
-    "report": SCIENCE | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector"},
+    "report": SCIENCE
+    | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector", "whole_files"},
     "cli": {"parameters", "simulate", "report", "demo", "reduction"},
     # Whole reductions are users of the package too; the report is imported when it is written.
     "reduction": SCIENCE
     | {"jwst", "stpipe", "stdatamodels"}
-    | {"detector", "parameters", "plugin", "steps", "report", "workers"},
+    | {"detector", "parameters", "plugin", "steps", "report", "workers", "whole_files"},
     # The demo is a user of the package: it runs everything, nothing imports it but cli.
     "demo": SCIENCE | PIPELINE | {"matplotlib", "simulate", "steps", "exposures", "detector", "parameters"},
 }

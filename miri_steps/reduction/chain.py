@@ -15,14 +15,14 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from jwst.associations.asn_from_list import asn_from_list
 
-from miri_steps import detector, workers
+from miri_steps import detector, whole_files, workers
 from miri_steps.reduction import running, settings, summary
 from miri_steps.reduction.jobs import Job
 from miri_steps.reduction.ledger import Ledger
 from miri_steps.reduction.settings import Hook, Stage
 from miri_steps.reduction.sources import Source, find
 from miri_steps.reduction.summary import DONE, FAILED, KEPT, SKIPPED, Row
-from miri_steps.steps.tile_members import GROUPINGS
+from miri_steps.steps.tile_members import tile_name
 
 __all__ = ["reduce"]
 
@@ -195,7 +195,7 @@ class _Chain:
     def _make_mosaic(self, product, band, members, cals):
         """Do stage 3 for one filter."""
         there = [member for member in members if member.name in cals]
-        stage, source = self._with_table(self.stages["image3"].with_defaults(_SAVED), there)
+        stage, carried = self._with_table(self.stages["image3"].with_defaults(_SAVED), there)
         paths = sorted((cals[member.name] for member in there), key=lambda path: path.name)
         association = _associate(product, paths, self.ledger) if there else {}
         job = Job(product, band, stage, association, tuple(paths))
@@ -207,7 +207,7 @@ class _Chain:
         elif kept:
             self._note(Row("stage3", product, band, FAILED, kept))
         else:
-            self._run([job], self.cores, "; ".join(filter(None, [source, missing])))
+            self._run([job], self.cores, "; ".join(filter(None, [carried, missing])))
 
     def _look_for_table(self, product):
         """Keep the corrections that a filter has for longer ones, or in mind that it should have had some."""
@@ -243,7 +243,7 @@ class _Chain:
             # The tiles are measured without it, from the pointing that the telescope gave.
             stage = stage.changed("tweakreg", skip=True)
         group_by = hook.parameters.get("group_by", "visit_guide_star")
-        tiles = {_tile_of(member, group_by) for member in members}
+        tiles = {tile_name(group_by, member.visit_id, member.gs_id) for member in members}
         for table in self._tables:
             if tiles <= _tiles_in(table):
                 given = {"corrections": str(table), "reference_catalog": None, "save_corrections": False}
@@ -255,7 +255,8 @@ class _Chain:
         """Write the table of what was done, and say so if that fails."""
         path = self.ledger.folder / "reduction.ecsv"
         try:
-            summary.write(summary.to_table(self.rows), path)
+            table = summary.to_table(self.rows)
+            whole_files.replace(path, lambda temporary: table.write(temporary, format="ascii.ecsv"))
         except OSError as error:
             self._note(Row("table", path.name, "", FAILED, f"{path}: {error}"))
 
@@ -294,22 +295,21 @@ class _Chain:
                 made[job.name] = self.ledger.product_of(job)
             else:
                 todo.append(job)
-        inputs = {job.key: self.ledger.begin(job) for job in todo}
         for number, (job, outcome) in enumerate(running.run(todo, self.ledger, cores, self._tell), start=1):
             count = f"{number}/{len(todo)} " if len(todo) > 1 else ""
-            if self._settle(job, outcome, inputs[job.key], remark, count):
+            if self._settle(job, outcome, remark, count):
                 made[job.name] = self.ledger.product_of(job)
         # Not in the order in which they happened to end.
         self.rows[known:] = sorted(self.rows[known:], key=lambda row: row.name)
         return dict(sorted(made.items()))
 
-    def _settle(self, job, outcome, inputs, remark, count):
+    def _settle(self, job, outcome, remark, count):
         """Publish what a job has made."""
         problem, log = outcome.problem, self.ledger.log_of(job)
         if problem:
             problem = f"{problem} [log: {log}]"
         else:
-            problem = self._publish(job, inputs)
+            problem = self._publish(job, outcome.inputs)
         self.ledger.clear(job)
         said = problem or "; ".join(filter(None, (remark, outcome.remark)))
         self._end(job, FAILED if problem else DONE, said, outcome.seconds, count)
@@ -354,12 +354,6 @@ def _associate(product, paths, ledger):
         file = path.parent.resolve() / path.name
         member["expname"] = str(file) if folder.is_symlink() else os.path.relpath(file, folder.resolve())
     return association
-
-
-def _tile_of(source, group_by):
-    """Name the tile of an exposure as TileAstrometryStep does."""
-    known = {"visit_id": source.visit_id, "gs_id": source.gs_id, "observation": source.visit_id[:8]}
-    return " ".join(filter(None, (known[name] for name in GROUPINGS[group_by])))
 
 
 def _tiles_in(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from pathlib import Path
 from miri_steps.plugin import get_steps
 from miri_steps.reduction.settings import Hook, Stage
 
-__all__ = ["Job", "Outcome", "execute"]
+__all__ = ["Job", "Outcome", "execute", "fingerprint"]
 
 # What a stage leaves of an exposure, or of a mosaic.
 _SUFFIXES = {"detector1": "rate", "image2": "cal", "image3": "i2d"}
@@ -84,6 +85,10 @@ class Job:
         """List the files whose content decides about the result, those that parameters name among them."""
         return {path.name: path for path in self.inputs} | self._named_files()
 
+    def fingerprints(self) -> dict[str, dict]:
+        """Look at the size, date and content of each of them."""
+        return {name: fingerprint(path) for name, path in self.files().items()}
+
     def _named_files(self):
         return {} if self.hook else self.stage.named_files()
 
@@ -101,11 +106,34 @@ class Outcome:
         Why it failed; empty if it did not.
     remark : str
         What is to be said of one that did not fail.
+    inputs : dict, optional
+        What it was made from, by `Job.fingerprints`, as it was at the beginning.
     """
 
     seconds: float
     problem: str = ""
     remark: str = ""
+    inputs: dict[str, dict] | None = None
+
+
+def fingerprint(path: Path) -> dict:
+    """
+    Look at a file, to know it again.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its size, date and content.
+    """
+    status = path.stat()
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": status.st_size, "mtime": status.st_mtime_ns, "sha256": digest}
 
 
 def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -> Outcome:
@@ -131,9 +159,10 @@ def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -
         Its end; what goes wrong is said there and not raised.
     """
     begun = time.monotonic()
-    problem = remark = ""
+    problem, remark, inputs = "", "", None
     try:
         work.mkdir(parents=True)
+        inputs = job.fingerprints()
         with _said_in(log):
             problem = _run_and_tell(job, work, log, cores, frugal)
         if not problem and not (work / job.product).is_file():
@@ -141,7 +170,7 @@ def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -
         remark = "" if problem else _remark(work, log)
     except Exception as error:
         problem = _first_line(error)
-    return Outcome(time.monotonic() - begun, problem, remark)
+    return Outcome(time.monotonic() - begun, problem, remark, inputs)
 
 
 def _run_and_tell(job, work, log, cores, frugal):
@@ -215,7 +244,7 @@ def _remark(work, log):
         with datamodels.open(path) as model:
             status = model.meta.cal_step.instance
         skipped.update(alias for alias in _ALIASES if status.get(alias) not in (None, "COMPLETE"))
-    said = log.read_text(encoding="utf-8", errors="replace")
+    said = _read(log)
     remarks = []
     for alias, count in sorted(skipped.items()):
         reasons = Counter(re.findall(rf"miri_steps\.steps\.{alias} .*left as it is: (.*)", said))
@@ -246,8 +275,11 @@ def _said_in(log: Path) -> Iterator[None]:
 
 def _last_error(log):
     """Find the last that a log says has gone wrong."""
-    said = log.read_text(encoding="utf-8", errors="replace")
-    return "".join(re.findall(r" (?:ERROR|CRITICAL) -\s*(.*)", said)[-1:])
+    return "".join(re.findall(r" (?:ERROR|CRITICAL) -\s*(.*)", _read(log))[-1:])
+
+
+def _read(log):
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def _first_line(error):

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from miri_steps.reduction.jobs import Job
+from miri_steps import whole_files
+from miri_steps.reduction.jobs import Job, fingerprint
 from miri_steps.steps.base import check_file
 
 __all__ = ["Ledger"]
@@ -231,22 +232,6 @@ class Ledger:
         notes = sorted(self._notes.glob("*.json"))
         return hashlib.sha256(b"".join(note.name.encode() + note.read_bytes() for note in notes)).hexdigest()
 
-    def begin(self, job: Job) -> dict[str, dict]:
-        """
-        Look at what a job is to be made from, before it is.
-
-        Parameters
-        ----------
-        job : Job
-            The job.
-
-        Returns
-        -------
-        dict
-            Size, date and content of each input, for `publish`.
-        """
-        return {name: _fingerprint(path) for name, path in job.files().items()}
-
     def publish(self, job: Job, inputs: dict[str, dict] | None = None) -> list[Path]:
         """
         Move what a job has written to where it belongs.
@@ -256,7 +241,7 @@ class Ledger:
         job : Job
             A job that has ended well.
         inputs : dict, optional
-            What it was made from, as `begin` found it: it may have changed meanwhile.
+            What it was made from, as it was when the job began: it may have changed meanwhile.
 
         Returns
         -------
@@ -278,7 +263,7 @@ class Ledger:
         note = {
             "done": False,
             "settings": job.settings(),
-            "inputs": self.begin(job) if inputs is None else inputs,
+            "inputs": job.fingerprints() if inputs is None else inputs,
             "products": former | dict.fromkeys(targets),
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -288,7 +273,7 @@ class Ledger:
             _move(path, folder / name)
         for name in set(former) - set(targets):
             (folder / name).unlink(missing_ok=True)
-        products = {name: _fingerprint(folder / name) for name in targets}
+        products = {name: fingerprint(folder / name) for name in targets}
         self._write(job, note | {"done": True, "products": products})
         return [folder / name for name in targets]
 
@@ -345,18 +330,9 @@ class Ledger:
         return note if {"done", "settings", "inputs", "products"} <= set(note) else None
 
     def _write(self, job, note):
+        text = json.dumps(note, indent=1)
         path = self._notes / f"{job.key}.json"
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(note, indent=1), encoding="utf-8")
-        _to_disk(temporary)
-        os.replace(temporary, path)
-
-
-def _fingerprint(path: Path) -> dict:
-    status = path.stat()
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"size": status.st_size, "mtime": status.st_mtime_ns, "sha256": digest}
+        whole_files.replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _is_same(path, known):
@@ -367,27 +343,15 @@ def _is_same(path, known):
         return False
     if known is None or status.st_size != known["size"]:
         return False
-    return status.st_mtime_ns == known["mtime"] or _fingerprint(path)["sha256"] == known["sha256"]
+    return status.st_mtime_ns == known["mtime"] or fingerprint(path)["sha256"] == known["sha256"]
 
 
 def _move(path, target):
     """Move a file, whole or not at all, also to another disk."""
-    _to_disk(path)
+    whole_files.to_disk(path)
     try:
         os.replace(path, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        temporary = target.with_name(f".{target.name}.part")
-        try:
-            shutil.copy2(path, temporary)
-            _to_disk(temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _to_disk(path):
-    """Wait until a file is on the disk: a power cut must not leave its name without its content."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+        whole_files.replace(target, lambda temporary: shutil.copy2(path, temporary))

@@ -15,6 +15,7 @@ from stpipe import config_parser
 import miri_steps
 from miri_steps import parameters
 from miri_steps.plugin import get_steps
+from miri_steps.steps.base import table_path
 
 __all__ = ["STAGES", "Hook", "Stage", "read"]
 
@@ -332,5 +333,4 @@ def _files_of(parameter, value):
     if parameter not in _FILES and not parameter.startswith("override_"):
         return []
     listed = value if isinstance(value, list | tuple) else [value]
-    paths = [Path(str(text)) for text in listed if not _NO_FILE.fullmatch(str(text))]
-    return [path if path.suffix or path.exists() else path.with_suffix(".ecsv") for path in paths]
+    return [table_path(str(text)) for text in listed if not _NO_FILE.fullmatch(str(text))]

@@ -99,7 +99,7 @@ def find(folder: Path, start: str | None = None, leave_out: Sequence[Path] = ())
         path = _the_only(files[kind][name])
         rateints = _the_only(files["rateints"].get(name, [])) if kind == "rate" else None
         sources.append(_look_at(name, kind, path, rateints))
-    return sorted(sources, key=lambda source: (_wavelength(source.band), source.name))
+    return sorted(sources, key=lambda source: (detector.wavelength(source.band), source.name))
 
 
 def _list_files(folder: Path, leave_out: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
@@ -184,7 +184,3 @@ def _why_not(header: fits.Header, band: str) -> str:
     if header.get("BKGDTARG"):
         return "it is a background exposure: name it in super_background.background_files"
     return ""
-
-
-def _wavelength(band: str) -> float:
-    return detector.BANDS[band].wavelength if band in detector.BANDS else float("inf")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from astropy import units as u
 from astropy.table import QTable
 
-__all__ = ["DONE", "FAILED", "KEPT", "SKIPPED", "Row", "describe", "to_table", "write"]
+__all__ = ["DONE", "FAILED", "KEPT", "SKIPPED", "Row", "describe", "to_table"]
 
 #: How a piece of work ended: done in this run, done by an earlier one, left out, or failed.
 DONE, KEPT, SKIPPED, FAILED = "done", "up to date", "skipped", "failed"
@@ -65,25 +63,6 @@ def to_table(rows: Sequence[Row]) -> QTable:
     table = QTable(rows=cells or None, names=columns, dtype=(*[str] * 5, float))
     table["seconds"].unit = u.s
     return table
-
-
-def write(table: QTable, path: Path) -> None:
-    """
-    Write the table, whole or not at all.
-
-    Parameters
-    ----------
-    table : QTable
-        The table.
-    path : Path
-        File, replaced if there is one.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def describe(rows: Sequence[Row]) -> str:

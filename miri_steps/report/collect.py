@@ -15,10 +15,19 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from miri_steps import detector
-from miri_steps.exposures import open_file, read_logs
+from miri_steps.exposures import flagged_pixels, open_file, read_logs
 from miri_steps.report import logs
 
-__all__ = ["Exposure", "Mosaic", "Plane", "exposure_key", "find_mosaics", "pixel_side", "read_mosaic"]
+__all__ = [
+    "Exposure",
+    "Mosaic",
+    "Plane",
+    "exposure_key",
+    "find_mosaics",
+    "pixel_side",
+    "read_mosaic",
+    "read_table",
+]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -107,6 +116,10 @@ class Plane:
     unit: str = ""
     count: np.ndarray | None = None
     note: str = ""
+
+    def flagged(self, flag: str) -> np.ndarray:
+        """Find the pixels that have a DQ flag, where `count` holds flags."""
+        return flagged_pixels(self.count, flag)
 
 
 @dataclass
@@ -222,31 +235,25 @@ def find_mosaics(source: Path) -> list[Path]:
         _read_header(source)
         return [source]
     paths = [path for path in source.rglob("*_i2d.fits") if not _is_elsewhere(path.relative_to(source))]
-    found = [path for path in paths if not _NO_PRODUCT.fullmatch(path.name) and _is_mosaic(path)]
+    bands = {path: _band(path) for path in paths if not _NO_PRODUCT.fullmatch(path.name)}
+    found = [path for path, band in bands.items() if band is not None]
     if not found:
         raise FileNotFoundError(f"{source} must hold at least 1 mosaic (..._i2d.fits), got none")
-    return sorted(found, key=_by_filter)
+    return sorted(found, key=lambda path: (detector.wavelength(bands[path]), bands[path], str(path)))
 
 
-def _is_mosaic(path):
-    """Tell whether a file is a mosaic of MIRI; one that is not must not stop the page about the others."""
+def _band(path):
+    """Read the filter of a mosaic; None of a file that is none, which must not stop the page about others."""
     try:
-        _read_header(path)
+        return str(_read_header(path).get("FILTER", ""))
     except (OSError, ValueError) as error:
         log.warning("%s is left out: %s", path, error)
-        return False
-    return True
+        return None
 
 
 def _is_elsewhere(path):
     """Tell what is hidden, of single exposures, or was kept because its place was taken."""
     return any(part.startswith(".") or part in ("stage2", "kept") for part in path.parts)
-
-
-def _by_filter(path):
-    band = str(_read_header(path).get("FILTER", ""))
-    digits = re.sub(r"\D", "", band)
-    return int(digits or 0), band, str(path)
 
 
 def _read_header(path):
@@ -292,7 +299,7 @@ def read_mosaic(path: Path) -> Mosaic:
     product = path.stem.removesuffix("_i2d")
     association = _find_association(path, product, header)
     versions, references, lines = _read_metadata(path)
-    beside = {name: _read_table(path.with_name(f"{product}_{name}.ecsv")) for name in _TABLES}
+    beside = {name: read_table(path.with_name(f"{product}_{name}.ecsv")) for name in _TABLES}
     backgrounds = [_read_plane(each, "SCI", "NSAMPLE") for each in _beside(path, product, "background")]
     maps = [_read_plane(each, "SCI", "DQ") for each in _beside(path, product, "hot_pixels")]
     mosaic = Mosaic(
@@ -414,7 +421,20 @@ def _read_metadata(path):
     return {name: str(value) for name, value in versions.items() if value}, references, lines
 
 
-def _read_table(path):
+def read_table(path: Path) -> Table | None:
+    """
+    Read a table that may be there.
+
+    Parameters
+    ----------
+    path : Path
+        Its file.
+
+    Returns
+    -------
+    Table or None
+        None where there is none, or none that can be read, which the log says.
+    """
     if not path.is_file():
         return None
     try:

@@ -249,15 +249,14 @@ def tile_scatter(tiles: Table) -> np.ndarray:
 def _summarize_pixels(mosaic):
     counts = [count for exposure in mosaic.exposures if (count := logs.repaired(exposure.lines))]
     return {
-        "hot_pixels_in_map": _flagged(mosaic.hot_pixels, 11),
-        "dead_pixels_in_map": _flagged(mosaic.hot_pixels, 10),
+        "hot_pixels_in_map": _count_flagged(mosaic.hot_pixels, "HOT"),
+        "dead_pixels_in_map": _count_flagged(mosaic.hot_pixels, "DEAD"),
         "pixels_repaired": sum(count["repaired"] for count in counts) if counts else None,
     }
 
 
-def _flagged(planes, bit):
-    """Count the pixels with a flag: HOT is bit 11, DEAD is bit 10."""
-    return sum(int(((plane.count.astype(np.int64) >> bit) & 1).sum()) for plane in planes) if planes else None
+def _count_flagged(planes: list[Plane], flag):
+    return sum(int(plane.flagged(flag).sum()) for plane in planes) if planes else None
 
 
 def _samples(planes: list[Plane]):

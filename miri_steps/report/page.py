@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from astropy.table import Table
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from miri_steps import __version__
+from miri_steps import __version__, whole_files
 from miri_steps.report import coarse, collect, logs, numbers, parts
 from miri_steps.report.collect import Mosaic
 from miri_steps.report.views import Part, TableView
@@ -91,7 +87,7 @@ def write(source: Path, output: Path | None) -> Path:
         mosaics.append(mosaic)
         # Only the numbers of its exposures are needed from here on.
         mosaic.image = np.zeros((0, 0))
-    overview = _read_overview(source)
+    overview = collect.read_table(source / "reduction.ecsv")
     content = {
         "report": MARK,
         "made": _now(),
@@ -103,9 +99,9 @@ def write(source: Path, output: Path | None) -> Path:
     table = numbers.exposure_table(mosaics)
     table.meta["report"] = MARK
     text = json.dumps(content, indent=1, allow_nan=False)
-    _replace(files["json"], lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    _replace(files["table"], lambda temporary: table.write(temporary, format="ascii.ecsv", overwrite=True))
-    _replace(files["page"], lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    whole_files.replace(files["json"], lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    whole_files.replace(files["table"], lambda temporary: table.write(temporary, format="ascii.ecsv"))
+    whole_files.replace(files["page"], lambda temporary: temporary.write_text(page, encoding="utf-8"))
     log.info("Saved %s", output)
     return output
 
@@ -140,39 +136,8 @@ def _is_report(path):
         return _MARK_BEGINS in stream.read(_HEAD)
 
 
-def _replace(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        fill(temporary)
-        # What mkstemp makes is for its owner alone.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _now():
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _read_overview(source: Path) -> Table | None:
-    path = source / "reduction.ecsv"
-    if not path.is_file():
-        return None
-    try:
-        return Table.read(path, format="ascii.ecsv")
-    except (OSError, ValueError) as error:
-        log.warning("%s cannot be read: %s", path, error)
-        return None
 
 
 def _describe(mosaic: Mosaic, name: str) -> Article:

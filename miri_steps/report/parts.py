@@ -477,8 +477,7 @@ def hot_pixels(mosaic: Mosaic) -> Part:
     if not mosaic.hot_pixels:
         part.notes.append("There is no map: MedianHotPixelStep saves it with save_mask.")
     for plane in mosaic.hot_pixels:
-        flags = plane.count.astype(np.int64)
-        hot, dead = (flags >> 11) & 1 == 1, (flags >> 10) & 1 == 1
+        hot, dead = plane.flagged("HOT"), plane.flagged("DEAD")
         part.figures.append(
             Drawing(
                 "Hot and dead pixels.",

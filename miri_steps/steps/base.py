@@ -29,6 +29,7 @@ __all__ = [
     "list_exposures",
     "read_association",
     "remove_suffix",
+    "table_path",
 ]
 
 log = logging.getLogger(f"stpipe.{__name__}")
@@ -236,6 +237,24 @@ def is_exposure_file(given: object) -> bool:
         True for the name of a FITS or ASDF file.
     """
     return isinstance(given, str | Path) and Path(given).suffix.lower() in (".fits", ".asdf")
+
+
+def table_path(name: str | Path) -> Path:
+    """
+    Find a table; the end of its name may be left out, for a hook must not have a dot in its parameters.
+
+    Parameters
+    ----------
+    name : str or Path
+        Its name.
+
+    Returns
+    -------
+    Path
+        Its file, ``.ecsv`` where no end is given and none of that name is there.
+    """
+    path = Path(name)
+    return path if path.suffix or path.exists() else path.with_suffix(".ecsv")
 
 
 def check_file(path: str | Path) -> None:

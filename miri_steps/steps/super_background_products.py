@@ -1,7 +1,6 @@
 """Files that `SuperBackgroundStep` writes beside its exposures, and reads again."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 from jwst.associations.asn_from_list import asn_from_list
 
-from miri_steps import __version__
+from miri_steps import __version__, whole_files
 from miri_steps.steps.super_background_members import Group, same_background
 
 __all__ = ["SavedBackground", "read_background", "save_background", "write_association"]
@@ -99,7 +98,7 @@ def save_background(path: str, group: Group, value, variance, count, levels) -> 
             fits.BinTableHDU(table, name="EXPOSURES"),
         ]
     )
-    _replace(Path(path), hdus.writeto)
+    whole_files.replace(Path(path), hdus.writeto)
 
 
 def read_background(path: str | Path) -> SavedBackground:
@@ -165,14 +164,4 @@ def write_association(path: str, product: str, files: list[str], former: dict) -
     association = asn_from_list([Path(name).name for name in files], product_name=product)
     kept = {key: former[key] for key in ("asn_id", "program", "target") if former.get(key)}
     content = json.loads(association.dump()[1]) | kept
-    _replace(Path(path), lambda temporary: Path(temporary).write_text(json.dumps(content, indent=4)))
-
-
-def _replace(path, write):
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    whole_files.replace(Path(path), lambda temporary: temporary.write_text(json.dumps(content, indent=4)))

@@ -2,11 +2,11 @@
 
 import logging
 from importlib.util import find_spec
-from pathlib import Path
 
 from jwst.datamodels import ModelContainer
 from stdatamodels.jwst.datamodels import JwstDataModel
 
+from miri_steps import exposures
 from miri_steps.steps import (
     reference_stars,
     tile_corrections,
@@ -15,7 +15,7 @@ from miri_steps.steps import (
     tile_products,
     tile_wcs,
 )
-from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures
+from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures, table_path
 from miri_steps.steps.tile_members import Member, into_tiles
 
 __all__ = ["TileAstrometryStep"]
@@ -118,10 +118,10 @@ class TileAstrometryStep(MiriStep):
         if self.corrections and self.reference_catalog:
             raise ValueError("corrections and reference_catalog must not be given together")
         if self.corrections:
-            return tile_corrections.read_table(_table_path(self.corrections), self.group_by), None
+            return tile_corrections.read_table(table_path(self.corrections), self.group_by), None
         if self.reference_catalog:
             return None, reference_stars.read(
-                _table_path(self.reference_catalog),
+                table_path(self.reference_catalog),
                 epoch=self.epoch,
                 max_magnitude=self.max_magnitude,
                 magnitude_column=self.magnitude_column,
@@ -154,7 +154,8 @@ class TileAstrometryStep(MiriStep):
             member.problem = "it was done before"
         elif not (self.corrections or self.reference_catalog):
             member.problem = _fit_problem(member)
-            member.stars = tile_measure.matched_stars(_log_lines(model), member.group)
+            lines = [line for log in exposures.read_logs(model).values() for line in log]
+            member.stars = tile_measure.matched_stars(lines, member.group)
 
     def _measure(self, tiles, reference):
         """Find the correction of each tile, filter by filter."""
@@ -255,21 +256,9 @@ class TileAstrometryStep(MiriStep):
             log.info("Saved %s", path)
 
 
-def _table_path(name):
-    """Find a table; the end of its name may be left out, for a hook must not have a dot in its parameters."""
-    path = Path(name)
-    return path if path.suffix or path.exists() else path.with_suffix(".ecsv")
-
-
 def _fit_problem(member):
     """Say why the correction that tweakreg left in an exposure does not count."""
     tweakreg = member.meta.get("meta.cal_step.tweakreg")
     if tweakreg != "COMPLETE":
         return f"tweakreg is {tweakreg or 'not done'}"
     return "" if member.found else "tweakreg left it as it was: its reference, or a failed fit"
-
-
-def _log_lines(model):
-    """Give the lines of all logs that a file has kept."""
-    logs = getattr(model, "cal_logs", None)
-    return [line for lines in (logs.instance.values() if logs else ()) for line in lines]

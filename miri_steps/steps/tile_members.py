@@ -10,7 +10,7 @@ from miri_steps.steps.base import Exposure
 from miri_steps.steps.tile_direct import ExposureStars
 from miri_steps.steps.tile_wcs import Correction
 
-__all__ = ["GROUPINGS", "Member", "Tile", "filter_order", "into_tiles"]
+__all__ = ["GROUPINGS", "Member", "Tile", "filter_order", "into_tiles", "tile_name"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -175,6 +175,26 @@ def filter_order(band: str) -> float:
     return detector.FWHM.get(band, float("inf"))
 
 
+def tile_name(group_by: str, visit_id: str, gs_id: str) -> str:
+    """
+    Name the tile of an exposure.
+
+    Parameters
+    ----------
+    group_by : str
+        One of `GROUPINGS`.
+    visit_id, gs_id : str
+        Its visit and guide star, empty where not known.
+
+    Returns
+    -------
+    str
+        What the exposures of the tile have in common.
+    """
+    known = {"visit_id": visit_id, "gs_id": gs_id, "observation": visit_id[:8]}
+    return " ".join(filter(None, (known[name] for name in GROUPINGS[group_by])))
+
+
 def into_tiles(members: list[Member], group_by: str) -> list[Tile]:
     """
     Put exposures that share the error of their pointing together.
@@ -208,7 +228,7 @@ def into_tiles(members: list[Member], group_by: str) -> list[Tile]:
                 f"group_by='{group_by}' needs {_KEYWORDS[missing[0]]} of each exposure, "
                 f"but {member.name} has none"
             )
-        together.setdefault(" ".join(filter(None, key.values())), []).append(member)
+        together.setdefault(tile_name(group_by, member.visit_id, member.gs_id), []).append(member)
     return [Tile(name, inside) for name, inside in sorted(together.items())]
 
 

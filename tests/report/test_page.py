@@ -12,7 +12,6 @@ from astropy import units as u
 from astropy.table import QTable, Table
 
 from miri_steps import report
-from miri_steps.report import page
 
 PARTS = [
     *("Mosaic", "Overlaps", "Sky levels", "Detector background", "Super-background", "Hot pixels"),
@@ -190,7 +189,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(fake_mosaic, tmp_path,
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(page.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         report.write(source)
 
