@@ -1,21 +1,33 @@
-"""Spread work over processes, with the same answer for any number of them."""
+"""Spread work over processes or a cluster, with the same answer for any number of them."""
 
+import logging
 import os
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from multiprocessing import get_context
+from pathlib import Path
 
-__all__ = ["count", "open_map", "open_pool"]
+__all__ = ["count", "open_cluster", "open_map", "open_pool"]
 
-# How long a process that is to end may take over it [s].
-_GRACE = 5.0
+# Only loggers below "stpipe" are heard inside the stock pipelines.
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# How long a process that is to end may take over it, and a cluster to answer [s].
+_GRACE, _PATIENCE = 5.0, 30.0
 _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
+# Tasks that are handed out ahead, for each process.
+_AHEAD = 2
+# Threads of numerical libraries, which read these when they are loaded.
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+Map = Callable[[Callable, Iterable], Iterator]
 
 
 def count(maximum_cores: str) -> int:
@@ -51,37 +63,123 @@ def count(maximum_cores: str) -> int:
 
 
 @contextmanager
-def open_map(cores: int) -> Iterator[Callable[[Callable, Iterable], Iterator]]:
+def open_map(cores: int, executor: str | None = None) -> Iterator[Map]:
     """
     Provide a ``map`` that yields results in order and takes tasks only as they are needed.
 
-    With more than one core, tasks run in fresh processes and at most two per process are under
+    Tasks run in this process, in fresh ones, or on a cluster. At most two per process are under
     way, so that a long series of big tasks never piles up in memory.
+
+    What goes wrong in a task that has a ``name`` is told with this name. A task whose process dies is
+    tried once more, by itself.
 
     Parameters
     ----------
     cores : int
         Number of processes; 1 stays in this one.
+    executor : str, optional
+        Scheduler of a Dask cluster to use instead: its address, or the file that it has written.
 
     Yields
     ------
     callable
         Used like `map`.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is no such cluster, or it cannot be used; see `open_cluster`.
     """
-    if cores == 1:
-        yield map
-        return
-    with open_pool(cores) as executor:
+    if executor:
+        with open_cluster(executor) as (pool, count_workers):
+            yield _map_over(pool.submit, count_workers)
+    elif cores == 1:
+        yield _map_here
+    else:
+        with _Processes(cores) as processes:
+            yield _map_over(processes.submit, lambda: cores)
 
-        def run(function, tasks):
-            tasks = iter(tasks)
-            under_way = deque(executor.submit(function, task) for task in islice(tasks, 2 * cores))
-            while under_way:
-                result = under_way.popleft().result()
-                under_way.extend(executor.submit(function, task) for task in islice(tasks, 1))
-                yield result
 
-        yield run
+def _map_here(function, tasks):
+    for task in tasks:
+        with _named(task):
+            result = function(task)
+        yield result
+
+
+def _map_over(submit, count_processes):
+    def run(function, tasks):
+        tasks = iter(tasks)
+        under_way = deque()
+
+        def hand_out():
+            # Counted anew each time: workers of a cluster come and go.
+            free = max(1, _AHEAD * count_processes() - len(under_way))
+            under_way.extend((task, submit(function, task)) for task in islice(tasks, free))
+
+        hand_out()
+        while under_way:
+            task, future = under_way.popleft()
+            with _named(task):
+                result = _result(future, function, task)
+            hand_out()
+            yield result
+
+    return run
+
+
+def _result(future, function, task):
+    """Wait for a task, which is tried again where its process, or one beside it, has died."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        pass
+    log.warning("A process died: %s is tried again.", getattr(task, "name", "its work"))
+    try:
+        with open_pool(1) as alone:
+            return alone.submit(function, task).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process was killed twice over the same work: was there enough memory? Fewer cores need less"
+        ) from error
+
+
+@contextmanager
+def _named(task):
+    """Say of an error which task it came from."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(task, "name", None):
+            error.add_note(f"This was {task.name}.")
+        raise
+
+
+class _Processes:
+    """Processes that are started when they are first needed, and anew after one of them has died."""
+
+    def __init__(self, cores):
+        self.cores, self._pool, self._open = cores, None, ExitStack()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *problem):
+        return self._open.__exit__(*problem)
+
+    def submit(self, function, task) -> Future:
+        for _ in range(2):
+            try:
+                self._pool = self._pool or self._open.enter_context(open_pool(self.cores))
+                return self._pool.submit(function, task)
+            except BrokenProcessPool as error:
+                died = error
+                self._open.close()
+                self._pool = None
+        # It died again at once: told where the result is asked for.
+        failed = Future()
+        failed.set_exception(died)
+        return failed
 
 
 @contextmanager
@@ -90,6 +188,7 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
     Open a pool of fresh processes that never outlives this one.
 
     Processes end within seconds when the block is left, or this process is killed, whatever they are at.
+    Each has one thread for numerical work.
 
     Parameters
     ----------
@@ -106,7 +205,8 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
     far_end, near_end = context.Pipe(duplex=False)
     executor = ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with, initargs=(far_end,))
     try:
-        yield executor
+        with _single_threads():
+            yield executor
     except BaseException:
         near_end.close()
         raise
@@ -114,6 +214,21 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
         executor.shutdown(cancel_futures=True)
         near_end.close()
         far_end.close()
+
+
+@contextmanager
+def _single_threads():
+    """Let processes that are started meanwhile have one thread for numerical work; this one keeps its own."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _end_with(far_end):
@@ -135,3 +250,77 @@ def _wait_and_end(far_end):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_GRACE)
         os._exit(1)
+
+
+@contextmanager
+def open_cluster(executor: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
+    """
+    Connect to a Dask cluster.
+
+    Dask itself tries work again whose worker has died. When the block is left, what is still under way
+    is cancelled; the cluster stays.
+
+    Parameters
+    ----------
+    executor : str
+        Address of its scheduler, or the file that the scheduler has written (``--scheduler-file``), whose
+        ending ``.json`` may be left out: a hook must not have a dot in its parameters.
+
+    Yields
+    ------
+    Executor, callable
+        The cluster as an executor of `concurrent.futures`, and what counts its workers, at least 1.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        If there is no such file, or no scheduler answers.
+    ModuleNotFoundError
+        If ``dask.distributed`` is not installed.
+    ValueError
+        If workers have several threads: jwst does not work in threads.
+    """
+    where = _scheduler(executor)
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("executor needs dask.distributed: pip install miri-steps[dask]") from error
+    try:
+        client = Client(**where, timeout=_PATIENCE, set_as_default=False)
+    except (OSError, TimeoutError) as error:
+        raise OSError(
+            f"executor must be the scheduler of a running Dask cluster, but nothing answers at {executor}"
+        ) from error
+    with client:
+        number = _count_workers(client)
+        log.info("Work goes to %d workers of %s", number, executor)
+        if not number:
+            log.warning("The cluster has no worker yet: work waits for the first.")
+        pool = client.get_executor(pure=False)
+        try:
+            yield pool, lambda: max(1, _count_workers(client))
+        finally:
+            pool.shutdown(wait=False)
+
+
+def _scheduler(executor):
+    """Tell the address of a scheduler from its file."""
+    if ":" in executor:
+        return {"address": executor}
+    for path in (Path(executor), Path(executor).with_suffix(".json")):
+        if path.is_file():
+            return {"scheduler_file": str(path)}
+    raise FileNotFoundError(
+        "executor must be the address of a Dask scheduler (tcp://host:port) or its scheduler file, but there "
+        f"is no file {executor}"
+    )
+
+
+def _count_workers(client):
+    threads = client.nthreads()
+    for worker, number in threads.items():
+        if number != 1:
+            raise ValueError(
+                f"workers of the cluster must have 1 thread each (--nthreads 1), but {worker} has {number}"
+            )
+    return len(threads)

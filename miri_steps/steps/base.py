@@ -2,8 +2,11 @@
 
 import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,6 +27,7 @@ __all__ = [
     "as_library",
     "check_exposures",
     "check_file",
+    "file_of",
     "is_exposure_file",
     "library_folder",
     "list_exposures",
@@ -67,7 +71,13 @@ class Exposure:
 
 
 class MiriStep(Step):
-    """A Step whose products carry its alias as their one suffix, however often it runs."""
+    """A Step whose products carry its alias as their one suffix, and whose work may be spread."""
+
+    spec = """
+        # Where the work is done:
+        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
+        executor = string(default=None) # Scheduler of a Dask cluster to use instead: its address, or the file that it has written
+    """  # noqa: E501
 
     @classmethod
     def build_config(cls, input, **kwargs):  # noqa: A002
@@ -164,6 +174,31 @@ class MiriStep(Step):
         listed = [f"{name}={getattr(self, name)}" for name in parameters]
         exposures.add_history(model, " ".join([f"{type(self).__name__}:", *listed, *found]))
 
+    @contextmanager
+    def scratch(self, library: ModelLibrary) -> Iterator[Path | None]:
+        """
+        Make a folder for scratch files where exposures are not to be kept in memory.
+
+        Parameters
+        ----------
+        library : ModelLibrary
+            The exposures.
+
+        Yields
+        ------
+        Path or None
+            The folder, which is gone afterwards, whatever happens; None where all may stay in memory.
+        """
+        if self.in_memory and not library.on_disk:
+            yield None
+            return
+        # Workers of a cluster see what is beside the products, not the temporary folder of this machine.
+        where = (self.output_dir or ".") if self.executor else None
+        with tempfile.TemporaryDirectory(
+            prefix=f".{self.class_alias}_", dir=where, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder).resolve()
+
     def name_products(self, inputs: list[Path], others: Sequence[Path] = ()) -> None:
         """
         Name each product after its exposure, and stop before one would take the place of another.
@@ -183,22 +218,21 @@ class MiriStep(Step):
             If a file is read twice, or a product of this run would be written over an input or
             over another product.
         """
-        read = [path.resolve() for path in (*inputs, *others) if path.exists()]
-        for path in read:
-            if read.count(path) > 1:
-                raise ValueError(
-                    f"each exposure must be given once, but {path} is listed {read.count(path)} times"
-                )
+        read = Counter(path.resolve() for path in (*inputs, *others) if path.exists())
+        for path, times in read.items():
+            if times > 1:
+                raise ValueError(f"each exposure must be given once, but {path} is listed {times} times")
         if not self.save_results or self.output_file is not None:
             return
         self.output_use_model = True
         products = [Path(self.make_output_path(basepath=path.name)).resolve() for path in inputs]
+        times = Counter(products)
         for path, product in zip(inputs, products, strict=True):
             if product in read:
                 raise ValueError(
                     f"a product must not overwrite an input, but {product} is both: give output_dir"
                 )
-            if products.count(product) > 1:
+            if times[product] > 1:
                 raise ValueError(f"products must have different names, but {path} and another give {product}")
 
 
@@ -359,6 +393,31 @@ def as_library(opened: object, *, in_memory: bool, read_apart: Sequence[str] = (
     else:
         _check_members(*read_association(opened), read_apart)
     return ModelLibrary(opened, asn_exptypes=["science"], on_disk=on_disk)
+
+
+def file_of(library: ModelLibrary, exposure: Exposure) -> Path | None:
+    """
+    Find the file that stands for an exposure at the moment, so that another process can read it.
+
+    Parameters
+    ----------
+    library : ModelLibrary
+        The exposures.
+    exposure : Exposure
+        One of them.
+
+    Returns
+    -------
+    Path or None
+        Its file as it came, or the one that the library has written since; None where the exposure
+        is kept in memory.
+    """
+    # stpipe has no public name for the files that a library writes. Where it calls them otherwise,
+    # exposures are read in this process.
+    written = getattr(library, "_temp_filenames", None)
+    if not library.on_disk or written is None:
+        return None
+    return Path(written.get(exposure.index, exposure.path)).resolve()
 
 
 def library_folder(library: ModelLibrary) -> Path:

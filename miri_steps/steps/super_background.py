@@ -95,7 +95,6 @@ class SuperBackgroundStep(MiriStep):
         preserve_level = boolean(default=False) # Keep the mean level of each exposure in its data?
         save_background = boolean(default=False) # Save the background of each group, with error and number of samples?
         in_memory = boolean(default=True) # Keep all exposures in memory?
-        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
     """  # noqa: E501
 
     def process(self, input_models):
