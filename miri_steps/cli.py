@@ -88,7 +88,15 @@ def _add_reduce(commands):
         help="start from uncal, rate or cal files [the rawest there is]",
     )
     chain.add_argument(
-        "--cores", default="1", metavar="N", help="processes: a number, quarter, half or all [1]"
+        "--cores",
+        default="1",
+        metavar="N",
+        help="processes: a number, quarter, half or all [1]; a cluster has its own number",
+    )
+    chain.add_argument(
+        "--executor",
+        metavar="ADDRESS_OR_FILE",
+        help="scheduler of a Dask cluster that does the work: its address, or the file that it has written",
     )
     chain.add_argument("--no-report", action="store_true", help="do not write report.html")
     chain.set_defaults(run=_reduce)
@@ -116,12 +124,15 @@ def _reduce(args):
             changes=dict(_parse_change(text) for text in args.changes),
             start=args.start,
             maximum_cores=args.cores,
+            executor=args.executor,
             save_report=not args.no_report,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (ModuleNotFoundError, OSError, ValueError, RuntimeError) as error:
         raise SystemExit(f"miri-steps reduce: {error}") from error
     except KeyboardInterrupt:
         print("miri-steps reduce: stopped; the same command goes on from here", file=sys.stderr)
+        if args.executor:
+            print("What workers are at they end, and it is thrown away.", file=sys.stderr)
         raise SystemExit(130) from None
     if "failed" in table["status"]:
         raise SystemExit(1)

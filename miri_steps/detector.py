@@ -8,6 +8,7 @@ FITS keywords SUBSTRT1 and SUBSTRT2 and start at 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -242,7 +243,12 @@ def region_mask(
     >>> bool(mask[500, 700]), bool(mask[500, 330])
     (True, False)
     """
-    names = check_regions(names)
+    return _draw(tuple(check_regions(names)), tuple(map(int, shape)), int(xstart), int(ystart)).copy()
+
+
+@lru_cache(maxsize=8)
+def _draw(names, shape, xstart, ystart):
+    # Exposures by the hundred ask for the same few.
     y, x = np.ogrid[: shape[0], : shape[1]]
     x, y = x + (xstart - 1), y + (ystart - 1)
     mask = np.zeros(shape, bool)

@@ -14,6 +14,8 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 __all__ = ["count", "open_cluster", "open_map", "open_pool"]
 
 # Only loggers below "stpipe" are heard inside the stock pipelines.
@@ -68,7 +70,8 @@ def open_map(cores: int, executor: str | None = None) -> Iterator[Map]:
     Provide a ``map`` that yields results in order and takes tasks only as they are needed.
 
     Tasks run in this process, in fresh ones, or on a cluster. At most two per process are under
-    way, so that a long series of big tasks never piles up in memory.
+    way, so that a long series of big tasks never piles up in memory. Numerical libraries have one thread
+    everywhere, in this process as long as the block lasts: with more their sums end in other digits.
 
     What goes wrong in a task that has a ``name`` is told with this name. A task whose process dies is
     tried once more, by itself.
@@ -90,13 +93,14 @@ def open_map(cores: int, executor: str | None = None) -> Iterator[Map]:
     OSError, ValueError
         If there is no such cluster, or it cannot be used; see `open_cluster`.
     """
-    if executor:
-        with open_cluster(executor) as (pool, count_workers):
+    with threadpool_limits(1), ExitStack() as opened:
+        if executor:
+            pool, count_workers = opened.enter_context(open_cluster(executor))
             yield _map_over(pool.submit, count_workers)
-    elif cores == 1:
-        yield _map_here
-    else:
-        with _Processes(cores) as processes:
+        elif cores == 1:
+            yield _map_here
+        else:
+            processes = opened.enter_context(_Processes(cores))
             yield _map_over(processes.submit, lambda: cores)
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "": set(),  # miri_steps/__init__.py itself
     "plugin": set(),
     "parameters": set(),
-    "workers": set(),
+    "workers": {"distributed", "threadpoolctl"},
     "whole_files": set(),
     "algorithms": SCIENCE | {"drizzle", "photutils", "tweakwcs"},
     "detector": SCIENCE,
@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "cli": {"parameters", "simulate", "report", "demo", "reduction"},
     # Whole reductions are users of the package too; the report is imported when it is written.
     "reduction": SCIENCE
-    | {"jwst", "stpipe", "stdatamodels"}
+    | {"jwst", "stpipe", "stdatamodels", "distributed", "threadpoolctl"}
     | {"detector", "parameters", "plugin", "steps", "report", "workers", "whole_files"},
     # The demo is a user of the package: it runs everything, nothing imports it but cli.
     "demo": SCIENCE | PIPELINE | {"matplotlib", "simulate", "steps", "exposures", "detector", "parameters"},
@@ -242,7 +242,7 @@ def test_strun_skymatch_is_still_the_one_of_jwst():
 
 # What is saved, how much is kept in memory, and what HISTORY tells in other words.
 NOT_RECORDED = {
-    *("in_memory", "maximum_cores", "rateints", "stepsize"),
+    *("in_memory", "maximum_cores", "executor", "rateints", "stepsize"),
     *("save_background", "save_corrections", "save_counts", "save_detector_background"),
     *("save_figure", "save_levels", "save_mask"),
 }

@@ -35,15 +35,16 @@ class Outstanding:
         True where a pixel is above or below its surroundings, whatever its shape, shape (ny, nx).
     hot, dead : ndarray
         True where it is sharper than a star too.
-    surroundings : ndarray
-        Median of what surrounds each pixel, shape (ny, nx).
+    surroundings : ndarray or None
+        The image with the median of what surrounds it in place of each pixel that stands out, shape
+        (ny, nx); None where that is not kept.
     """
 
     above: np.ndarray
     below: np.ndarray
     hot: np.ndarray
     dead: np.ndarray
-    surroundings: np.ndarray
+    surroundings: np.ndarray | None = None
 
 
 def find(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> Outstanding:
@@ -79,21 +80,24 @@ def find(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> Out
     Squares of two by two hot pixels look like a star between four pixels unless they are
     bright. Faint stars narrower than `fwhm` are taken for hot pixels.
     """
-    surroundings = neighbours.surroundings(data, _WINDOW)
-    excess = data - surroundings
+    limit = sigma * np.where(err > 0, err, 0)
+    far = neighbours.far_from_most(data, limit, _WINDOW)
+    middle = neighbours.surroundings(data, _WINDOW, far)
+    excess = data - middle
     with np.errstate(invalid="ignore"):
-        y, x = np.nonzero(np.abs(excess) > sigma * np.where(err > 0, err, 0))
-    around = neighbours.gather(data, y, x, _WINDOW) - surroundings[y, x, None]
+        y, x = np.nonzero(np.abs(excess) > limit)
+    around = neighbours.gather(data, y, x, _WINDOW) - middle[y, x, None]
     noise = np.fmax(err[y, x], neighbours.scatter(around))
     # In an image without noise and without errors anything stands out.
     noise = np.fmax(noise, np.finfo(np.float32).eps * np.abs(excess[y, x]))
     strong = np.abs(excess[y, x]) > sigma * noise
     y, x, noise = y[strong], x[strong], noise[strong]
-    ring = neighbours.gather(data, y, x, 3) - surroundings[y, x, None]
+    ring = neighbours.gather(data, y, x, 3) - middle[y, x, None]
     sign = np.sign(excess[y, x, None])
     bad = _peel(y, x, excess[y, x] / noise * sign[:, 0], ring * sign / noise[:, None], data.shape, fwhm)
     above, below = np.zeros((2, *data.shape), bool)
     above[y, x], below[y, x] = excess[y, x] > 0, excess[y, x] < 0
+    surroundings = np.where(above | below, middle, data)
     return Outstanding(above, below, bad & above, bad & below, surroundings)
 
 
@@ -107,29 +111,39 @@ def _peel(
 ) -> np.ndarray:
     """Judge the highest pixel of each group first, and the others when it is out of the way."""
     bad = np.zeros(shape, bool)
+    fresh = np.ones(len(y), bool)
     for _ in range(_ROUNDS):
         # The flank of a star is not a pixel of its own: something higher is beside it.
-        top = ~bad[y, x] & ~np.any(ring > height[:, None], axis=1)
-        sharp = _star_minus_lone(height[top], ring[top], fwhm) > _EVIDENCE
-        if not sharp.any():
+        top = np.flatnonzero(fresh & ~bad[y, x] & ~np.any(ring > height[:, None], axis=1))
+        found = top[_is_sharp(height[top], ring[top], fwhm)]
+        if not len(found):
             break
-        bad[y[top][sharp], x[top][sharp]] = True
-        ring[neighbours.gather(bad.astype(np.float32), y, x, 3) == 1] = np.nan
+        bad[y[found], x[found]] = True
+        beside = neighbours.gather(bad.astype(np.float32), y, x, 3) == 1
+        # What is said of a pixel changes with its neighbours alone.
+        fresh = (beside & ~np.isnan(ring)).any(axis=1)
+        ring[beside] = np.nan
     return bad
 
 
-def _star_minus_lone(height: np.ndarray, ring: np.ndarray, fwhm: float) -> np.ndarray:
-    """Subtract chi square of a lone pixel from that of the best star; all in units of the noise."""
-    star = np.full(len(height), np.inf, height.dtype)
+def _is_sharp(height: np.ndarray, ring: np.ndarray, fwhm: float) -> np.ndarray:
+    """Tell where chi square prefers a lone pixel to every star; all in units of the noise."""
+    sharp = np.zeros(len(height), bool)
     # The middle of a star may lie beyond an edge, or on a pixel that is not used.
     edge = np.isnan(ring).any(axis=1)
     for where, reach in ((~edge, 0.5), (edge, 1.5)):
+        left = np.flatnonzero(where)
+        h, r, lone = height[left, None], ring[left], _robust_sum(ring[left] ** 2)
         for template in star_templates(fwhm, reach):
-            expected = height[where, None] * template
+            expected = h * template
             # The height is measured too, with noise of its own.
             variance = 1 + template**2 + (_STAR_TOLERANCE * expected) ** 2
-            star[where] = np.minimum(star[where], _robust_sum((ring[where] - expected) ** 2 / variance))
-    return star - _robust_sum(ring**2)
+            kept = _robust_sum((r - expected) ** 2 / variance) - lone > _EVIDENCE
+            # One star that will do is enough.
+            if not kept.all():
+                left, h, r, lone = left[kept], h[kept], r[kept], lone[kept]
+        sharp[left] = True
+    return sharp
 
 
 def _robust_sum(squares: np.ndarray) -> np.ndarray:

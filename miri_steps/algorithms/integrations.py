@@ -10,8 +10,8 @@ __all__ = ["METHODS", "Combined", "combine", "clip_factor", "median_factor"]
 
 METHODS = ("mean", "ivar", "median", "clip")
 
-# Samples worked on at a time: temporaries stay at some tens of MB however many integrations there are.
-_BLOCK = 1 << 20
+# Samples worked on at a time: temporaries stay in the processor's cache however many integrations there are.
+_BLOCK = 1 << 17
 
 # Samples, spread over the frame, that tell what the integrations have in common: of 8 integrations offsets
 # are known to 1.25 / sqrt(62500) or 0.005 sigma, of 100 to 0.02 sigma.
@@ -25,6 +25,9 @@ _SIGNIFICANT = 5.0
 
 # Median absolute value of a normal deviate.
 _HALF = ndtri(0.75)
+
+# Up to as many integrations are sorted by comparing whole planes, which is faster than pixel by pixel.
+_FEW = 32
 
 # Each round of clipping makes the misfit smaller, so that it ends by itself; nearly all pixels need two.
 _ROUNDS = 20
@@ -163,7 +166,7 @@ def combine(
     height = max(1, _BLOCK // max(1, n * frame[1]))
     for start in range(0, frame[0], height):
         rows = slice(start, start + height)
-        part = {name: _flat(plane, rows) for name, plane in variances.items() if plane is not None}
+        part = {name: _known(_flat(plane, rows)) for name, plane in variances.items() if plane is not None}
         found = _combine_block(_flat(data, rows), valid[:, rows].reshape(n, -1), method, part, clipping)
         for name, values in found.items():
             planes[name][rows] = values.reshape(-1, frame[1])
@@ -278,29 +281,46 @@ def _flat(plane, rows):
     return plane[:, rows].reshape(len(plane), -1).astype(float)
 
 
-def _positive(variance):
-    """Tell where a variance is known."""
-    return np.isfinite(variance) & (variance > 0)
+def _known(variance):
+    """Put 0 where a variance is not known, in place."""
+    _masked(variance, variance > 0)
+    if np.isinf(variance.max(initial=0.0)):
+        variance[np.isinf(variance)] = 0.0
+    return variance
+
+
+def _masked(x, mask):
+    """Put 0 where a mask is False, in place."""
+    np.copyto(x, 0.0, where=~mask)
+    return x
+
+
+def _count(mask):
+    """Count what is True along the first axis: numpy's way takes several times as long for a mask."""
+    count = np.zeros(mask.shape[1], np.uint16)
+    for plane in mask:
+        count += plane
+    return count.astype(int)
 
 
 def _with_weight(valid, var_rnoise):
     """Find the samples with weight, and all samples of the pixels that have none."""
-    weighted = _positive(var_rnoise)
+    weighted = var_rnoise > 0
     return weighted | ~(weighted & valid).any(axis=0)
 
 
 def _combine_block(x, valid, method, variances, clipping):
-    """Average a block of pixels, arrays of shape (n, pixels)."""
+    """Average a block of pixels, arrays of shape (n, pixels); variances are 0 where not known."""
     if method in ("ivar", "clip") and "var_rnoise" in variances:
         valid = valid & _with_weight(valid, variances["var_rnoise"])
     noise = None
-    if "var_poisson" in variances or "var_rnoise" in variances:
+    if method in ("median", "clip"):
         noise = _noise(variances.get("var_poisson"), variances.get("var_rnoise"))
-    x[~valid] = 0.0
+    _masked(x, valid)
     kept, factor = valid, 1.0
     if method == "clip":
         kept, factor = _clip(x, valid, noise, clipping)
-    count = np.count_nonzero(kept, axis=0)
+    count = _count(kept)
     weights = _weights(kept, count, method, noise, variances.get("var_rnoise"))
     if method == "median":
         value = _median(x, kept, count)
@@ -315,54 +335,84 @@ def _combine_block(x, valid, method, variances, clipping):
     found = {"data": value} | _propagate(weights, factor, variances)
     for plane in found.values():
         plane[nothing] = np.nan
-    return found | {"used": count, "rejected": np.count_nonzero(valid, axis=0) - count}
+    return found | {"used": count, "rejected": _count(valid) - count}
 
 
 def _noise(var_poisson, var_rnoise):
-    """Find the standard deviation of samples, NaN where it is not known."""
+    """Find the standard deviation of samples, NaN where it is not known; None without any variance."""
     given = [plane for plane in (var_poisson, var_rnoise) if plane is not None]
-    total = sum(np.where(_positive(plane), plane, 0.0) for plane in given)
-    return np.sqrt(np.where(total > 0, total, np.nan))
+    if not given:
+        return None
+    total = given[0] + given[1] if len(given) == 2 else given[0].copy()
+    total[total == 0] = np.nan
+    return np.sqrt(total, out=total)
 
 
 def _weights(kept, count, method, noise, var_rnoise):
     """Give the samples their weights, whose sum over a pixel is 1."""
-    weights = None
     if method in ("ivar", "clip") and var_rnoise is not None:
-        weights = np.divide(1.0, var_rnoise, out=np.zeros(kept.shape), where=kept & _positive(var_rnoise))
+        known = var_rnoise > 0
+        weights = _masked(1 / np.where(known, var_rnoise, 1.0), kept & known)
     elif method == "median" and noise is not None:
         # Of many samples each pulls at the median as 1/s, of two the median is the mean. The power between is
         # measured: it gives errors to 3 % for variances that differ up to 4 times, to 9 % for 8 times.
         power = np.where(count > 2, 1 - 1 / np.maximum(count, 1), 0.0)
         weights = np.where(kept & (noise > 0), np.where(noise > 0, noise, 1.0) ** -power, 0.0)
-    if weights is None:
-        weights = kept.astype(float)
     else:
-        weights = np.where(weights.any(axis=0), weights, kept)
+        weights = kept.astype(float)
     total = weights.sum(axis=0)
-    return np.divide(weights, total, out=weights, where=total > 0)
+    none = total == 0
+    if none.any():
+        weights[:, none] = kept[:, none]
+        total[none] = np.maximum(_count(kept[:, none]), 1)
+    return np.divide(weights, total, out=weights)
 
 
 def _propagate(weights, factor, variances):
     """Carry the variances through a linear estimate."""
-    found = {}
+    found, squares = {}, weights**2
     for name, plane in variances.items():
-        known = np.where(_positive(plane), plane, 0.0)
         if name == "var_flat":
-            found[name] = np.sum(weights * np.sqrt(known), axis=0) ** 2
+            found[name] = np.sum(weights * np.sqrt(plane), axis=0) ** 2
         else:
-            found[name] = factor * np.sum(weights**2 * known, axis=0)
+            found[name] = factor * np.sum(squares * plane, axis=0)
     return found
 
 
 def _median(x, kept, count, *, lower=False):
     """Find the median of the samples kept, or the lower of two in the middle; infinite if there are none."""
-    ordered = np.sort(np.where(kept, x, np.inf), axis=0)
+    ordered = _ordered(np.where(kept, x, np.inf))
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0)[np.newaxis] // 2, axis=0)[0]
     if lower:
         return low
     high = np.take_along_axis(ordered, np.minimum(count // 2, len(x) - 1)[np.newaxis], axis=0)[0]
     return 0.5 * (low + high)
+
+
+def _ordered(x):
+    """Sort along the first axis, in place as far as that is possible."""
+    if len(x) > _FEW:
+        return np.sort(x, axis=0)
+    for low, high in _comparisons(len(x)):
+        smaller = np.minimum(x[low], x[high])
+        np.maximum(x[low], x[high], out=x[high])
+        x[low] = smaller
+    return x
+
+
+@lru_cache
+def _comparisons(n):
+    """List the pairs to be put in order, one after the other, to sort n values: Batcher 1968."""
+    pairs = []
+    for size in (1 << k for k in range(n.bit_length())):
+        step = size
+        while step:
+            for first in range(step % size, n - step, 2 * step):
+                for low in range(first, min(first + step, n - step)):
+                    if low // (2 * size) == (low + step) // (2 * size):
+                        pairs.append((low, low + step))
+            step //= 2
+    return pairs
 
 
 def _probe(data, valid, var_poisson, var_rnoise, sigma, min_integrations):
@@ -371,11 +421,11 @@ def _probe(data, valid, var_poisson, var_rnoise, sigma, min_integrations):
     step = max(1, n * ny * nx // _PROBE)
     while np.gcd(step, nx) > 1:  # or some columns would never be looked at
         step += 1
-    x, variances = _every(data, step), [_every(plane, step) for plane in (var_poisson, var_rnoise)]
-    noise = _noise(*variances)
-    seen = _every(valid, step) > 0
-    seen &= np.isfinite(noise)
-    enough = np.count_nonzero(seen, axis=0) >= min_integrations
+    x = _every(data, step).astype(float)
+    variances = (None if plane is None else _every(plane, step) for plane in (var_poisson, var_rnoise))
+    noise = _noise(*(None if plane is None else _known(plane.astype(float)) for plane in variances))
+    seen = _every(valid, step) & np.isfinite(noise)
+    enough = _count(seen) >= min_integrations
     x, noise, seen = x[:, enough], noise[:, enough], seen[:, enough]
     offset = _common_offset(x, seen)
     x -= offset[:, np.newaxis]
@@ -383,15 +433,15 @@ def _probe(data, valid, var_poisson, var_rnoise, sigma, min_integrations):
 
 
 def _every(plane, step):
-    """Take every so many pixels of a cube as float64, shape (n, pixels)."""
-    return None if plane is None else plane.reshape(len(plane), -1)[:, ::step].astype(float)
+    """Take every so many pixels of a cube, shape (n, pixels)."""
+    return plane.reshape(len(plane), -1)[:, ::step]
 
 
 def _common_offset(x, seen):
     """Find what all pixels of an integration have in common above the others."""
     offset, scatter = np.zeros((2, len(x)))
     enough = np.count_nonzero(seen, axis=1) >= _PROBE_MIN
-    count = np.count_nonzero(seen, axis=0)
+    count = _count(seen)
     if not enough.any():
         return offset
     for _ in range(2):  # offsets decide which sample is in the middle
@@ -427,11 +477,12 @@ def _half_within(sigma):
 
 def _clip(x, valid, noise, clipping):
     """Find the samples to keep, and the factor by which clipping widens the variance of each pixel."""
-    count = np.count_nonzero(valid, axis=0)
+    count = _count(valid)
     judged = count >= clipping.min_integrations
     shifted = x - clipping.offset[:, np.newaxis]
     scale = noise * clipping.noise_factor
-    unknown = valid & np.isnan(scale)
+    unknown = np.isnan(scale)
+    unknown &= valid
     if unknown.any():
         scale = np.where(unknown, _scatter(shifted, valid, count), scale)
     kept = valid & (_settle(shifted, valid, clipping.sigma * scale) | ~judged)
@@ -451,18 +502,18 @@ def _settle(x, valid, limit):
     """Find the samples that lie together: those within the limit of their own mean."""
     # A limit of 0, of equal samples without known noise, would weigh infinitely much.
     limit = np.where(valid, np.maximum(limit, 1e-30), 1.0)
-    count = np.count_nonzero(valid, axis=0)
+    count = _count(valid)
     start = _median(x, valid, count, lower=True)
     kept = _converge(x, valid, limit, start)
     # Where most samples are hit the median is one of the hits, and hits seldom agree with each other.
-    few = 2 * np.count_nonzero(kept, axis=0) < count
+    few = 2 * _count(kept) < count
     if few.any():
         again = (x[:, few], valid[:, few], limit[:, few])
         crowd = _most_supported(*again)
         found = _converge(*again, crowd)
-        size = np.count_nonzero(found, axis=0)
+        size = _count(found)
         # Hits only add light: a crowd above the median must be a majority.
-        larger = size > np.count_nonzero(kept[:, few], axis=0)
+        larger = size > _count(kept[:, few])
         better = larger & ((crowd < start[few]) | (2 * size > count[few]))
         kept[:, few] = np.where(better, found, kept[:, few])
     return kept
@@ -480,19 +531,26 @@ def _most_supported(x, valid, limit):
 
 def _converge(x, valid, limit, centre):
     """Move from a centre to the mean of the samples within the limit, until they stay the same."""
-    weight = np.where(valid, limit**-2, 0.0)
-    kept = valid & (np.abs(x - centre) <= limit)
+    weight = _masked(1 / np.square(limit), valid)
+    kept = valid & _within(x, centre, limit)
     moving = np.arange(x.shape[1])
     now = kept
     for _ in range(_ROUNDS):
-        share = weight * now
+        share = np.where(now, weight, 0.0)
         total = share.sum(axis=0)
         centre = np.divide(np.sum(share * x, axis=0), total, out=np.zeros_like(total), where=total > 0)
-        near = (weight > 0) & (np.abs(x - centre) <= limit)
+        near = valid & _within(x, centre, limit)
         moved = (near != now).any(axis=0)
         moving = moving[moved]
         if not len(moving):
             break
-        x, limit, weight, now = x[:, moved], limit[:, moved], weight[:, moved], near[:, moved]
+        x, valid, limit, weight = x[:, moved], valid[:, moved], limit[:, moved], weight[:, moved]
+        now = near[:, moved]
         kept[:, moving] = now
     return kept
+
+
+def _within(x, centre, limit):
+    """Tell which samples are not farther from the centre than their limits."""
+    distance = x - centre
+    return np.abs(distance, out=distance) <= limit

@@ -232,6 +232,10 @@ def _combine_block(samples, noise, left_out, statistic, sigma):
     """Yield the combinations of a block of pixels and their counts, samples of shape (n, pixels)."""
     n = len(samples)
     whole = None
+    if statistic == "median" and not any(left_out):
+        found = _median_of_all(samples)
+        yield from (found for _ in left_out)
+        return
     for left in left_out:
         if len(left) == n:
             yield np.nan, 0
@@ -244,12 +248,28 @@ def _combine_block(samples, noise, left_out, statistic, sigma):
         yield _median(stack, left) if statistic == "median" else _clip(stack, left, sigma)
 
 
-def _sort(samples, noise, statistic):
-    """Sort the samples of each pixel."""
-    n, pixels = samples.shape
+def _median_of_all(samples):
+    """Take the median of all samples of each pixel: no one has to know whose sample is where."""
+    values = _numbers(samples)
+    values.sort(axis=1)
+    number = np.count_nonzero(~np.isnan(values), axis=1).astype(np.uint16)
+    pixel = np.arange(len(values))
+    low, high = (values[pixel, place].astype(float) for place in _middles(number))
+    return np.where(number > 0, (low + high) / 2, np.nan), number
+
+
+def _numbers(samples):
+    """Put the samples of each pixel together, shape (pixels, n); NaN where there is none."""
     # Adding zero makes -0 a 0: of equal samples it must not matter which comes first.
     values = samples.T.astype(np.float32, order="C") + np.float32(0)
     values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _sort(samples, noise, statistic):
+    """Sort the samples of each pixel."""
+    n, pixels = samples.shape
+    values = _numbers(samples)
     order = np.argsort(values, axis=1)
     ordered = np.take_along_axis(values, order, axis=1)
     rank = np.empty((pixels, n), np.uint16)

@@ -1,14 +1,20 @@
 """Resample exposures onto the cells of one common sky grid."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from drizzle.resample import Drizzle
 from scipy.interpolate import RectBivariateSpline
 
 __all__ = [
+    "CutOut",
     "DetectorPosition",
+    "Held",
+    "Keep",
+    "Kept",
     "PixelMap",
     "SkyCells",
     "noise_correlation",
@@ -198,6 +204,97 @@ class SkyCells:
         """True where the exposure sees a cell, shape (ny, nx)."""
         return np.isfinite(self.data)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the cut-out (ny, nx)."""
+        return self.data.shape
+
+
+class Kept(Protocol):
+    """An array that was put away."""
+
+    def load(self) -> np.ndarray:
+        """Get it back."""
+
+
+Keep = Callable[[str, np.ndarray], Kept]
+
+
+@dataclass(frozen=True)
+class Held:
+    """
+    An array that is simply held in memory.
+
+    Parameters
+    ----------
+    array : ndarray
+        The array.
+    """
+
+    array: np.ndarray
+
+    @classmethod
+    def keep(cls, _name: str, array: np.ndarray) -> "Held":
+        """Hold an array, whatever its name."""
+        return cls(array)
+
+    def load(self) -> np.ndarray:
+        """Get it back."""
+        return self.array
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """
+    What is needed of an exposure's cells all the time; how bright they are may be in a file.
+
+    Parameters
+    ----------
+    brightness : Kept
+        The data of the cells, put away.
+    bits : ndarray
+        Which of the cells the exposure sees, eight to a byte.
+    reach : tuple
+        First and last position on the full detector, in x and in y, of the cells seen [pixel].
+    shape : tuple of int
+        Shape of the cut-out (ny, nx).
+    position, corner, cell_size
+        As in `SkyCells`.
+    """
+
+    brightness: Kept
+    bits: np.ndarray
+    reach: tuple[tuple[float, float], tuple[float, float]]
+    shape: tuple[int, int]
+    position: DetectorPosition
+    corner: tuple[int, int]
+    cell_size: float
+
+    @classmethod
+    def of(cls, cells: SkyCells, *, keep: Keep = Held.keep, name: str = "") -> "CutOut":
+        """Put the data of cells away under a name, with `keep`."""
+        seen = cells.seen
+        reach = tuple((float(z[seen].min()), float(z[seen].max())) for z in cells.detector_positions())
+        return cls(
+            brightness=keep(name, cells.data),
+            bits=np.packbits(seen),
+            reach=reach,
+            shape=seen.shape,
+            position=cells.position,
+            corner=cells.corner,
+            cell_size=cells.cell_size,
+        )
+
+    @property
+    def seen(self) -> np.ndarray:
+        """True where the exposure sees a cell, shape (ny, nx)."""
+        size = self.shape[0] * self.shape[1]
+        return np.unpackbits(self.bits, count=size).view(bool).reshape(self.shape)
+
+    def load(self) -> SkyCells:
+        """Get the cells back."""
+        return SkyCells(self.brightness.load(), self.position, self.corner, self.cell_size)
+
 
 def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.9) -> SkyCells | None:
     """
@@ -282,13 +379,15 @@ def _bounding_window(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def overlap(first: SkyCells, second: SkyCells) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
+def overlap(
+    first: SkyCells | CutOut, second: SkyCells | CutOut
+) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
     """
     Find the rectangle of the grid that two cut-outs share.
 
     Parameters
     ----------
-    first, second : SkyCells
+    first, second : SkyCells or CutOut
         Two cut-outs of one grid.
 
     Returns
@@ -299,7 +398,7 @@ def overlap(first: SkyCells, second: SkyCells) -> tuple[tuple[slice, slice], tup
     windows = ([], [])
     for axis in (1, 0):
         start = max(first.corner[axis], second.corner[axis])
-        stop = min(c.corner[axis] + c.data.shape[1 - axis] for c in (first, second))
+        stop = min(c.corner[axis] + c.shape[1 - axis] for c in (first, second))
         if start >= stop:
             return None
         for window, cells in zip(windows, (first, second), strict=True):
@@ -307,27 +406,26 @@ def overlap(first: SkyCells, second: SkyCells) -> tuple[tuple[slice, slice], tup
     return tuple(windows[0]), tuple(windows[1])
 
 
-def shared_by(cells: list[SkyCells], pairs: list[tuple[int, int]]) -> list[np.ndarray]:
+def shared_by(cells: SkyCells | CutOut, neighbours: Iterable[SkyCells | CutOut]) -> np.ndarray:
     """
-    Count for every cell of every exposure how many exposures see it.
+    Count for every cell of an exposure how many exposures see it.
 
     Parameters
     ----------
-    cells : list of SkyCells
-        Cut-outs of one grid.
-    pairs : list of tuple of int
-        The pairs of them that touch.
+    cells : SkyCells or CutOut
+        The exposure.
+    neighbours : iterable of SkyCells or CutOut
+        All others that touch it.
 
     Returns
     -------
-    list of ndarray
-        Counts in the shape of each cut-out, uint16; at least 1.
+    ndarray
+        Counts in the shape of the cut-out, uint16; at least 1.
     """
-    counts = [np.ones(c.data.shape, np.uint16) for c in cells]
-    for i, j in pairs:
-        here, there = overlap(cells[i], cells[j])
-        counts[i][here] += cells[j].seen[there]
-        counts[j][there] += cells[i].seen[here]
+    counts = np.ones(cells.shape, np.uint16)
+    for other in neighbours:
+        here, there = overlap(cells, other)
+        counts[here] += other.seen[there]
     return counts
 
 

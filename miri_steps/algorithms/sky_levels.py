@@ -3,13 +3,11 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
-from scipy.sparse.linalg import splu
 
-from miri_steps.algorithms.differences import PairDifference
+from miri_steps.algorithms.sky_equations import Design, centered, less_mean
+from miri_steps.algorithms.sky_network import Network, components
 
-__all__ = ["Levels", "Network", "components", "settle_unseen", "solve", "solve_by_group"]
+__all__ = ["Levels", "settle_unseen", "solve", "solve_by_group"]
 
 # Tuning constants in units of the error, each 95 % efficient for normal residuals
 # (Holland & Welsch 1977, doi:10.1080/03610927708827533).
@@ -20,78 +18,6 @@ _MAX_ITERATIONS = 100
 _MIN_ODDS = 3.0
 # A background is seen when it exceeds its noise by this many standard deviations of the noise.
 _SIGNIFICANT = 3.0
-
-
-@dataclass(frozen=True)
-class Network:
-    """
-    Differences between exposures, as arrays over pairs.
-
-    Parameters
-    ----------
-    size : int
-        Number of exposures.
-    first, second : ndarray
-        Indices of the exposures of each pair, shape (p,).
-    difference : ndarray
-        First minus second, shape (p,).
-    error : ndarray
-        Its standard error, as if the pair stood alone, shape (p,).
-    terms : ndarray
-        Mean difference of the background terms in each pair, shape (p, k).
-    covariance : ndarray
-        Covariance of the differences of the terms within each pair, shape (p, k, k).
-    slope : ndarray
-        Covariance of the terms with the brightness within each pair, shape (p, k).
-    independence : ndarray or float, optional
-        Part of its information that each pair has for itself, shape (p,).
-    """
-
-    size: int
-    first: np.ndarray
-    second: np.ndarray
-    difference: np.ndarray
-    error: np.ndarray
-    terms: np.ndarray
-    covariance: np.ndarray
-    slope: np.ndarray
-    independence: np.ndarray | float = 1.0
-
-    @classmethod
-    def from_pairs(cls, size: int, pairs: dict[tuple[int, int], PairDifference], *, terms: int) -> "Network":
-        """Gather the differences of pairs (i, j) of `size` exposures, with `terms` background terms."""
-        index = np.array(list(pairs), int).reshape(-1, 2)
-        found = list(pairs.values())
-
-        def column(name, *shape, dtype=float):
-            return np.array([getattr(pair, name) for pair in found], dtype).reshape(len(found), *shape)
-
-        return cls(
-            size=size,
-            first=index[:, 0],
-            second=index[:, 1],
-            difference=column("difference"),
-            error=_floored(column("error")),
-            terms=column("terms", terms),
-            covariance=column("covariance", terms, terms, dtype=np.float32),
-            slope=column("slope", terms),
-            independence=column("independence"),
-        )
-
-    @property
-    def weight(self) -> np.ndarray:
-        """Inverse variance of each pair that counts each cell's noise once, shape (p,)."""
-        return self.independence * self.error**-2.0
-
-    def information(self, weight: np.ndarray) -> np.ndarray:
-        """Sum what the pairs know of the terms from inside their overlaps, shape (k, k)."""
-        return np.einsum("p,pkl->kl", weight, self.covariance)
-
-    def select(self, pairs: np.ndarray) -> "Network":
-        """Keep some of the pairs (mask or indices)."""
-        names = ("first", "second", "difference", "error", "terms", "covariance", "slope")
-        kept = {name: getattr(self, name)[pairs] for name in names}
-        return replace(self, **kept, independence=np.broadcast_to(self.independence, self.error.shape)[pairs])
 
 
 @dataclass(frozen=True)
@@ -131,37 +57,6 @@ class Levels:
     scatter: float
 
 
-def _floored(error):
-    """Keep pairs without scatter (an exposure listed twice, images of zeros) from outweighing all others."""
-    positive = error[error > 0]
-    return np.maximum(error, 0.1 * np.median(positive)) if positive.size else np.full_like(error, 1e-12)
-
-
-def components(size: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """
-    Find the connected pieces of a field.
-
-    Parameters
-    ----------
-    size : int
-        Number of exposures.
-    first, second : ndarray
-        Exposures of each pair, shape (p,).
-
-    Returns
-    -------
-    ndarray
-        Piece of each exposure, counted from 0 in the order of their first exposures; -1 for an
-        exposure without a pair, shape (size,).
-    """
-    links = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
-    label = csgraph.connected_components(links, directed=False)[1]
-    paired = np.isin(np.arange(size), np.concatenate([first, second]))
-    label = np.where(paired, label, -1)
-    order = {old: new for new, old in enumerate(dict.fromkeys(label[paired].tolist()))}
-    return np.array([order.get(value, -1) for value in label.tolist()], int)
-
-
 def solve(network: Network, patterns: np.ndarray) -> Levels:
     """
     Find the levels, and the background fixed to the detector, that explain the differences.
@@ -198,103 +93,25 @@ def solve(network: Network, patterns: np.ndarray) -> Levels:
     if not len(network.first):
         empty, k = np.full(network.size, np.nan), len(patterns)
         return Levels(empty, empty, component, np.zeros(k), np.zeros((k, k)), empty[:0], empty[:0], 1.0)
-    design = _Design(network, patterns, component)
+    design = Design(network, patterns, component)
     share = np.ones(len(network.first))
     for reweight in (_huber, _cauchy):
         share = _iterate(design, share, reweight)
-    unknowns, covariance = design.solve(share), design.covariance(share)
-    residual = design.residual(unknowns)
+    normal = design.normal(share)
+    level, strength = design.fit(normal)
+    residual = design.residual(level, strength)
     scatter = design.scatter(residual)
-    widest = scatter.max()
-    seen = slice(design.n_free, None)
+    widest = float(scatter.max())
     return Levels(
-        level=design.centered(unknowns),
-        error=design.errors(covariance) * scatter[component],
+        level=design.centered(level),
+        error=design.errors(normal) * scatter[component],
         component=component,
-        background=patterns @ unknowns[seen],
-        background_covariance=patterns @ covariance[seen, seen] @ patterns.T * widest**2,
+        background=patterns @ strength,
+        background_covariance=patterns @ normal.covariance @ patterns.T * widest**2,
         residual=residual,
         pair_weight=share,
-        scatter=float(widest),
+        scatter=widest,
     )
-
-
-class _Design:
-    """The linear model: free levels (the first exposure of each piece is held at 0), then patterns."""
-
-    def __init__(self, network, patterns, component):
-        self.network, self.component = network, component
-        held = np.unique(component, return_index=True)[1]
-        free = np.setdiff1d(np.flatnonzero(component >= 0), held)
-        self.column = np.full(network.size, -1)
-        self.column[free] = np.arange(len(free))
-        self.n_free = len(free)
-        self.matrix = sparse.hstack(
-            [self._level_columns(), sparse.csc_array(network.terms @ patterns)], format="csc"
-        )
-        self.patterns = patterns
-
-    def _level_columns(self):
-        pair = np.arange(len(self.network.first))
-        rows, columns, values = [], [], []
-        for exposure, sign in ((self.network.first, 1.0), (self.network.second, -1.0)):
-            kept = self.column[exposure] >= 0
-            rows.append(pair[kept])
-            columns.append(self.column[exposure[kept]])
-            values.append(np.full(kept.sum(), sign))
-        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
-        return sparse.coo_array(entries, shape=(len(pair), self.n_free)).tocsc()
-
-    def _normal(self, weight):
-        normal = self.matrix.T @ sparse.diags_array(weight) @ self.matrix
-        inside = self.patterns.T @ self.network.information(weight) @ self.patterns
-        normal = normal + sparse.block_diag([sparse.csc_array((self.n_free,) * 2), sparse.csc_array(inside)])
-        return splu(normal.tocsc())
-
-    def solve(self, share):
-        return self.explain(share, self.network.difference, self.network.slope)
-
-    def explain(self, share, difference, slope):
-        """Unknowns that explain differences (p,) and their variation within overlaps (p, k) best."""
-        weight = self.network.weight * share
-        right = self.matrix.T @ (weight * difference)
-        right[self.n_free :] += self.patterns.T @ (weight @ slope)
-        return self._normal(weight).solve(right)
-
-    def covariance(self, share):
-        return self._normal(self.network.weight * share).solve(np.eye(self.matrix.shape[1]))
-
-    def residual(self, unknowns):
-        return self.network.difference - self.matrix @ unknowns
-
-    def scatter(self, residual):
-        """Find the robust ratio of residuals to their errors in each piece; below 1 there is only noise."""
-        found = np.ones(self.component.max() + 1)
-        ratio = np.abs(residual) / self.network.error
-        for piece in range(len(found)):
-            inside = ratio[self.component[self.network.first] == piece]
-            # Levels use up pairs; patterns live on how differences vary inside them.
-            freedom = 1 - (np.count_nonzero(self.component == piece) - 1) / len(inside)
-            if freedom > 0:  # else every pair is needed, and none is left to check the others
-                found[piece] = max(1.0, 1.4826 * float(np.median(inside)) / np.sqrt(freedom))
-        return found
-
-    def centered(self, unknowns):
-        """Measure levels from the mean of each piece instead of its first exposure."""
-        values = np.append(unknowns[: self.n_free], 0.0)[self.column]
-        return _center(values, self.component)
-
-    def errors(self, covariance):
-        """Take the standard errors of the centered levels from the covariance."""
-        error = np.full(len(self.column), np.nan)
-        padded = np.zeros((self.n_free + 1,) * 2)
-        padded[:-1, :-1] = covariance[: self.n_free, : self.n_free]
-        for piece in range(self.component.max() + 1):
-            member = np.flatnonzero(self.component == piece)
-            block = padded[np.ix_(self.column[member], self.column[member])]
-            mean = block.mean(axis=0)
-            error[member] = np.sqrt(np.maximum(np.diag(block) - 2 * mean + mean.mean(), 0))
-        return error
 
 
 def _huber(z):
@@ -307,9 +124,8 @@ def _cauchy(z):
 
 def _iterate(design, share, reweight):
     for _ in range(_MAX_ITERATIONS):
-        residual = design.residual(design.solve(share))
-        piece = design.component[design.network.first]
-        z = residual / design.network.error / design.scatter(residual)[piece]
+        residual = design.residual(*design.fit(design.normal(share)))
+        z = residual / design.network.error / design.scatter(residual)[design.piece]
         previous, share = share, reweight(z)
         if np.max(np.abs(share - previous)) < 1e-6:
             break
@@ -351,14 +167,16 @@ def settle_unseen(levels: Levels, network: Network, patterns: np.ndarray, visit:
     chance = np.sqrt(2 * np.sum(levels.background_covariance**2))
     if not patterns.shape[1] or not unseen.shape[1] or excess <= _SIGNIFICANT * chance:
         return levels
-    design = _Design(network, patterns, levels.component)
+    design = Design(network, patterns, levels.component)
+    normal = design.normal(levels.pair_weight)
+    information = network.information(normal.weight)
     followed, mixed = np.empty((network.size, unseen.shape[1])), unseen.copy()
     for column, pattern in enumerate(unseen.T):
-        unknowns = design.explain(levels.pair_weight, network.terms @ pattern, network.covariance @ pattern)
-        followed[:, column] = design.centered(unknowns)
-        mixed[:, column] -= patterns @ unknowns[design.n_free :]
+        level, strength = design.explain(normal, network.terms @ pattern, information @ pattern)
+        followed[:, column] = design.centered(level)
+        mixed[:, column] -= patterns @ strength
     body = _bodies(visit, levels.component)
-    steady, moving = (_within(values, body) for values in (levels.level, followed))
+    steady, moving = (less_mean(np.nan_to_num(values), body) for values in (levels.level, followed))
     strength, covariance, odds = _weigh(steady, moving, network.size - int(body.max()) - 1, excess)
     if odds < _MIN_ODDS:
         return levels
@@ -399,15 +217,6 @@ def _complement(patterns):
     return np.linalg.svd(patterns)[0][:, patterns.shape[1] :]
 
 
-def _within(values, body):
-    """Values minus their mean over each body; 0 where there is none."""
-    values = np.nan_to_num(values)
-    count = np.bincount(body)
-    sums = np.zeros((len(count), *values.shape[1:]))
-    np.add.at(sums, body, values)
-    return values - (sums.T / count).T[body]
-
-
 def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Levels:
     """
     Find levels inside each group first, then shift whole groups against each other.
@@ -431,8 +240,7 @@ def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Lev
         The solution. An error is that of both stages added in squares, or that of all pairs
         together where it is larger: only there the uncertainty of the background is counted.
     """
-    flat = replace(network, difference=network.difference - network.terms @ together.background)
-    no_patterns = np.zeros((len(together.background), 0))
+    flat, no_patterns = network.without(together.background), np.zeros((0, 0))
     inside = group[network.first] == group[network.second]
     within = solve(flat.select(inside), no_patterns)
     body = _bodies(group, within.component)
@@ -441,12 +249,12 @@ def solve_by_group(together: Levels, network: Network, group: np.ndarray) -> Lev
     shifted = flat.difference - offset[network.first] + offset[network.second]
     bodies = replace(
         replace(flat, difference=shifted).select(apart),
-        size=int(body.max()) + 1,
+        size=int(body.max(initial=-1)) + 1,
         first=body[network.first[apart]],
         second=body[network.second[apart]],
     )
     between = solve(bodies, no_patterns)
-    level = _center(offset + np.nan_to_num(between.level)[body], together.component)
+    level = centered(offset + np.nan_to_num(between.level)[body], together.component)
     share = np.ones(len(network.first))
     share[inside], share[apart] = within.pair_weight, between.pair_weight
     return replace(
@@ -464,11 +272,3 @@ def _bodies(group, piece):
     alone = np.arange(len(group)) + piece.max(initial=-1) + 1
     keys = np.stack([group, np.where(piece >= 0, piece, alone)], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _center(level, component):
-    centered = np.full(level.shape, np.nan)
-    for piece in range(component.max(initial=-1) + 1):
-        member = component == piece
-        centered[member] = level[member] - level[member].mean()
-    return centered

@@ -9,7 +9,7 @@ from photutils.segmentation import detect_sources
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 
-from miri_steps.algorithms import sources
+from miri_steps.algorithms import background_mesh, discs, sources
 
 __all__ = ["bright_job", "find", "find_job", "wide_parts"]
 
@@ -101,7 +101,7 @@ def find(
             continue
         middle, scatter = _lower_part(smooth[seen])
         found = _segments(smooth - middle, sigma * scatter, least_area, seen)
-        mask |= sources.grow(found, dilate * scale * fwhm)
+        mask |= discs.grow(found, dilate * scale * fwhm)
     return mask & known
 
 
@@ -184,7 +184,7 @@ def _mesh(image, free, box):
     except ValueError:
         # No box has them: then one level must do.
         return np.float32(np.median(image[free]))
-    return mesh.background.astype(np.float32)
+    return background_mesh.interpolate(mesh.background_mesh, sides, image.shape)
 
 
 def _blur(image, free, width):
@@ -201,15 +201,23 @@ def _lower_part(values):
     if len(values) > _LEVEL_SAMPLES:
         # At random: a regular choice would see some of the columns of the detector, and others not.
         values = values[np.random.default_rng(0).integers(len(values), size=_LEVEL_SAMPLES)]
+    # Sorted once: what is kept of them in each round is their beginning.
+    values = np.sort(values)
     for _ in range(_LEVEL_ROUNDS):
-        middle = np.median(values)
-        below = values[values <= middle]
-        scatter = 1.4826 * np.median(middle - below)
-        kept = values[values <= middle + 3 * scatter]
+        middle = _middle(values)
+        below = values[: np.searchsorted(values, middle, side="right")]
+        scatter = 1.4826 * _middle(middle - below)
+        kept = values[: np.searchsorted(values, middle + 3 * scatter, side="right")]
         if len(kept) == len(values):
             break
         values = kept
     return middle, scatter
+
+
+def _middle(ordered):
+    """Take the median of values in order."""
+    n = len(ordered)
+    return np.mean(ordered[(n - 1) // 2 : n // 2 + 1])
 
 
 def _segments(image, limit, least_area, seen):

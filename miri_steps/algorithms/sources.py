@@ -9,7 +9,7 @@ from photutils.segmentation import detect_sources
 from photutils.utils.exceptions import NoDetectionsWarning
 from scipy import ndimage
 
-from miri_steps.algorithms import location
+from miri_steps.algorithms import background_mesh, location, neighbours
 
 __all__ = ["grow", "grow_by_width", "segment", "with_margin"]
 
@@ -64,7 +64,17 @@ def segment(data: np.ndarray, err: np.ndarray, *, fwhm: float, sigma: float) -> 
         segments = detect_sources(smooth, sigma * noise, area, mask=unknown)
     if segments is None:
         return np.zeros(data.shape, bool)
-    return ndimage.binary_fill_holes(segments.data > 0)
+    return _without_holes(segments.data > 0)
+
+
+def _without_holes(mask):
+    """Add what a mask surrounds, as `scipy.ndimage.binary_fill_holes` in a fifth of the time."""
+    label, number = ndimage.label(~mask)
+    open_to_edge = np.zeros(number + 1, bool)
+    for edge in (label[0], label[-1], label[:, 0], label[:, -1]):
+        open_to_edge[edge] = True
+    open_to_edge[0] = False
+    return ~open_to_edge[label]
 
 
 def _background(data, unknown, fwhm):
@@ -85,7 +95,7 @@ def _background(data, unknown, fwhm):
         return np.float32(level), np.float32(rough)
     # One roughness per box will do; splines between them would take longer than all the rest.
     rough = np.kron(mesh.background_rms_mesh, np.ones(box, np.float32))[: data.shape[0], : data.shape[1]]
-    return mesh.background, rough
+    return background_mesh.interpolate(mesh.background_mesh, box, data.shape), rough
 
 
 def with_margin(inside: np.ndarray, alone: np.ndarray) -> np.ndarray:
@@ -104,7 +114,7 @@ def with_margin(inside: np.ndarray, alone: np.ndarray) -> np.ndarray:
     ndarray
         The sources and their margin of one pixel.
     """
-    return inside | (ndimage.binary_dilation(inside) & ~alone)
+    return inside | (neighbours.with_touching(inside, corners=False) & ~alone)
 
 
 def grow(mask: np.ndarray, radius: float) -> np.ndarray:

@@ -8,6 +8,9 @@ import re
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,7 @@ def reduce(
     changes: Mapping[str, object] | None = None,
     start: str | None = None,
     maximum_cores: str = "1",
+    executor: str | None = None,
     save_report: bool = True,
 ) -> QTable:
     """
@@ -54,7 +58,7 @@ def reduce(
 
     What is finished is not made again: the same call after an interruption goes on where it stopped,
     and one with other parameters makes anew what they change. Results depend neither on the order of
-    files nor on the number of processes.
+    files nor on the number of processes, nor on where they are.
 
     Parameters
     ----------
@@ -73,6 +77,12 @@ def reduce(
         Kind of files to start from, "uncal", "rate" or "cal"; by default the rawest of each exposure.
     maximum_cores : str
         Processes: a number, or "quarter", "half", "all". Stages 1 and 2 do as many exposures at a time.
+        Not used with an `executor`: each of its workers does one exposure or mosaic at a time, in one
+        process.
+    executor : str, optional
+        Scheduler of a Dask cluster that does the work instead of this machine: its address, or the file
+        that it has written. Exposures, and mosaics, are spread over its workers, of which each must have
+        one thread, the same packages, and the input and the output folder on a shared disk.
     save_report : bool
         Whether to write ``report.html``.
 
@@ -85,17 +95,19 @@ def reduce(
     Raises
     ------
     NotADirectoryError, FileNotFoundError
-        If the folder or a parameter file is missing.
+        If the folder, a parameter file or the file of a scheduler is missing.
     ValueError
-        If there is nothing to reduce, or a parameter makes no sense.
+        If there is nothing to reduce, a parameter makes no sense, or workers have several threads.
     OSError
-        If the output folder cannot be written to.
+        If the output folder cannot be written to, or no scheduler answers.
+    ModuleNotFoundError
+        If `executor` is given without ``dask.distributed``.
     RuntimeError
-        If another reduction is at work in it.
+        If another reduction is at work in it. Also, later, if the cluster is lost.
 
     Notes
     -----
-    All of the above is found before any work is done. What fails afterwards, an exposure that is
+    All of this but the last is found before any work is done. What fails afterwards, an exposure that is
     broken or a filter whose pipeline stops, is in the table with its reason, and stops nothing else.
     """
     folder = Path(folder)
@@ -104,17 +116,30 @@ def reduce(
     output = Path(f"{folder.resolve().name}_reduced") if output is None else Path(output)
     ledger = Ledger(output)
     sources = find(folder, start, leave_out=[ledger.folder_of(stage) for stage in stages])
-    with ledger.opened():
-        chain = _Chain(ledger, stages, cores)
+    with _opened(executor) as cluster, ledger.opened():
+        chain = _Chain(ledger, stages, cores, cluster)
         try:
             chain.reduce(sources, _product_name(folder))
         finally:
             # Also after an interruption, and where no table can be written.
             print(summary.describe(chain.rows), flush=True)
             chain.write_table()
+            if cluster:
+                # Nothing is begun any more once the folders of jobs go; what a worker is at it goes on with.
+                cluster.shutdown(wait=False)
         if save_report:
             chain.report()
     return summary.to_table(chain.rows)
+
+
+@contextmanager
+def _opened(executor):
+    """Connect to the cluster, if there is one."""
+    if executor is None:
+        yield None
+        return
+    with workers.open_cluster(executor) as (cluster, _):
+        yield cluster
 
 
 def _product_name(folder):
@@ -124,13 +149,27 @@ def _product_name(folder):
     return re.sub(r"[^A-Za-z0-9+-]+", "-", name).strip("-") or "field"
 
 
+@dataclass(frozen=True)
+class _Mosaic:
+    """A mosaic to be made, and the exposures that should be in it."""
+
+    product: str
+    band: str
+    members: list[Source]
+
+    def there(self, cals: dict[str, Path]) -> list[Source]:
+        """List the exposures that got through the stages before."""
+        return [member for member in self.members if member.name in cals]
+
+
 class _Chain:
     """A reduction under way."""
 
-    def __init__(self, ledger: Ledger, stages: dict[str, Stage], cores: int):
+    def __init__(self, ledger: Ledger, stages: dict[str, Stage], cores: int, cluster: Executor | None = None):
         self.ledger = ledger
         self.stages = stages
         self.cores = cores
+        self.cluster = cluster
         self.rows = []
         # Tile corrections that longer filters can have, and the filter that should have given some.
         self._tables, self._waits_for, self._unknown = [], "", []
@@ -149,14 +188,14 @@ class _Chain:
         wanted = [source for source in sources if not source.problem or source.is_broken]
         # Of a file without a readable header nobody knows which mosaic it is missing from.
         self._unknown = [source for source in wanted if source.band not in detector.BANDS]
-        for band in dict.fromkeys(source.band for source in wanted if source.band in detector.BANDS):
-            members = [source for source in wanted if source.band == band]
-            product = f"{name}_{band.lower()}"
-            try:
-                self._make_mosaic(product, band, members, cals)
-            except (OSError, ValueError, KeyError) as error:
-                self._note(Row("stage3", product, band, FAILED, f"{type(error).__name__}: {error}"))
-            self._look_for_table(product)
+        bands = dict.fromkeys(source.band for source in wanted if source.band in detector.BANDS)
+        self._make_mosaics(
+            [
+                _Mosaic(f"{name}_{band.lower()}", band, [source for source in wanted if source.band == band])
+                for band in bands
+            ],
+            cals,
+        )
 
     def _make_rates(self, sources):
         """Do stage 1; list the rates by name of the exposure."""
@@ -169,7 +208,7 @@ class _Chain:
         }
         if as_they_are and self.stages["detector1"].hooks():
             self._tell(f"{len(as_they_are)} rates have no rateints beside them and go on as they are")
-        return as_they_are | self._run(jobs, self.cores)
+        return as_they_are | self._run(jobs)
 
     def _rate_job(self, source):
         stage = self.stages["detector1"]
@@ -190,31 +229,76 @@ class _Chain:
             if source.name in rates
         ]
         given = {source.name: source.path for source in sources if source.kind == "cal"}
-        return given | self._run(jobs, self.cores)
+        return given | self._run(jobs)
 
-    def _make_mosaic(self, product, band, members, cals):
-        """Do stage 3 for one filter."""
-        there = [member for member in members if member.name in cals]
+    def _make_mosaics(self, mosaics: list[_Mosaic], cals: dict[str, Path]) -> None:
+        """Do stage 3, filter after filter; on a cluster those at a time that do not wait for another."""
+        left, known = mosaics, len(self.rows)
+        while left:
+            now = self._ready(left, cals) if self.cluster else left[:1]
+            jobs, remarks = [], {}
+            for mosaic in now:
+                jobs += self._or_note([mosaic], self._mosaic_job, mosaic, cals, remarks)
+            self._or_note(now, self._run, jobs, remarks)
+            for mosaic in now:
+                self._look_for_table(mosaic.product)
+            left = [mosaic for mosaic in left if mosaic not in now]
+        # The shortest filter first, whatever ended first.
+        order = [mosaic.product for mosaic in mosaics]
+        self.rows[known:] = sorted(self.rows[known:], key=lambda row: order.index(row.name))
+
+    def _or_note(self, mosaics, work, *given):
+        """Do something for mosaics, or note of those of which nothing has been said why it cannot be done."""
+        try:
+            return work(*given)
+        except (OSError, ValueError, KeyError) as error:
+            told = {row.name for row in self.rows}
+            for mosaic in mosaics:
+                if mosaic.product not in told:
+                    self._note_mosaic(mosaic, f"{type(error).__name__}: {error}")
+            return []
+
+    def _ready(self, mosaics, cals):
+        """Pick those that wait for nobody's corrections, and the first of the rest, which may have some."""
+        waiting = [mosaic for mosaic in mosaics if self._waits(mosaic.there(cals))]
+        return [mosaic for mosaic in mosaics if mosaic not in waiting[1:]]
+
+    def _waits(self, members):
+        """Tell whether a shorter filter, not yet done, may have corrections for a filter."""
+        hook = self.stages["image3"].hooks().get("tile_astrometry")
+        if hook is None or "corrections" in hook.parameters:
+            return False
+        try:
+            return self._table_for(members, hook) is None
+        except (OSError, ValueError, KeyError):
+            # It is noted where the same happens to its job.
+            return False
+
+    def _mosaic_job(self, mosaic, cals, remarks):
+        """Make the job of one filter, if there is anything to do; add what is to be said of it."""
+        there = mosaic.there(cals)
         stage, carried = self._with_table(self.stages["image3"].with_defaults(_SAVED), there)
         paths = sorted((cals[member.name] for member in there), key=lambda path: path.name)
-        association = _associate(product, paths, self.ledger) if there else {}
-        job = Job(product, band, stage, association, tuple(paths))
-        lost = [member for member in members if member.name not in cals]
-        missing = f"{len(lost)} of its {len(members)} exposures have failed" if lost else ""
+        association = _associate(mosaic.product, paths, self.ledger) if there else {}
+        job = Job(mosaic.product, mosaic.band, stage, association, tuple(paths))
+        lost = [member for member in mosaic.members if member.name not in cals]
+        missing = f"{len(lost)} of its {len(mosaic.members)} exposures have failed" if lost else ""
         kept = self._why_kept(job, lost)
-        if not there:
-            self._note(Row("stage3", product, band, FAILED, missing))
-        elif kept:
-            self._note(Row("stage3", product, band, FAILED, kept))
-        else:
-            self._run([job], self.cores, "; ".join(filter(None, [carried, missing])))
+        if not there or kept:
+            self._note_mosaic(mosaic, kept if there else missing)
+            return []
+        remarks[mosaic.product] = "; ".join(filter(None, [carried, missing]))
+        return [job]
+
+    def _note_mosaic(self, mosaic, reason):
+        self._note(Row("stage3", mosaic.product, mosaic.band, FAILED, reason))
 
     def _look_for_table(self, product):
         """Keep the corrections that a filter has for longer ones, or in mind that it should have had some."""
         table = self.ledger.folder_of("image3") / f"{product}_tiles.ecsv"
         if table.exists():
             self._tables.append(table)
-        elif self.rows[-1].status == FAILED:
+        elif any(row.name == product and row.status == FAILED for row in self.rows):
             self._waits_for = self._waits_for or product
 
     def _why_kept(self, job, lost):
@@ -242,14 +326,18 @@ class _Chain:
         if "reference_catalog" in hook.parameters:
             # The tiles are measured without it, from the pointing that the telescope gave.
             stage = stage.changed("tweakreg", skip=True)
+        table = self._table_for(members, hook)
+        if table is None:
+            return stage, ""
+        given = {"corrections": str(table), "reference_catalog": None, "save_corrections": False}
+        stage = stage.changed("tile_astrometry", **given).changed("tweakreg", skip=True)
+        return stage, f"tile corrections of {table.name}"
+
+    def _table_for(self, members, hook):
+        """Find the corrections of a shorter filter that has the tiles of all members, if there is one."""
         group_by = hook.parameters.get("group_by", "visit_guide_star")
         tiles = {tile_name(group_by, member.visit_id, member.gs_id) for member in members}
-        for table in self._tables:
-            if tiles <= _tiles_in(table):
-                given = {"corrections": str(table), "reference_catalog": None, "save_corrections": False}
-                stage = stage.changed("tile_astrometry", **given).changed("tweakreg", skip=True)
-                return stage, f"tile corrections of {table.name}"
-        return stage, ""
+        return next((table for table in self._tables if tiles <= _tiles_in(table)), None)
 
     def write_table(self) -> None:
         """Write the table of what was done, and say so if that fails."""
@@ -280,7 +368,7 @@ class _Chain:
 
     # ---- how jobs are run
 
-    def _run(self, jobs: list[Job], cores: int, remark: str = "") -> dict[str, Path]:
+    def _run(self, jobs: list[Job], remarks: Mapping[str, str] | None = None) -> dict[str, Path]:
         """Run jobs as far as they are not finished; list the products of those that are."""
         todo, made, known = [], {}, len(self.rows)
         for job in jobs:
@@ -295,9 +383,11 @@ class _Chain:
                 made[job.name] = self.ledger.product_of(job)
             else:
                 todo.append(job)
-        for number, (job, outcome) in enumerate(running.run(todo, self.ledger, cores, self._tell), start=1):
+        where = {"cluster": self.cluster} if self.cluster else {}
+        ends = running.run(todo, self.ledger, self.cores, self._tell, **where)
+        for number, (job, outcome) in enumerate(ends, start=1):
             count = f"{number}/{len(todo)} " if len(todo) > 1 else ""
-            if self._settle(job, outcome, remark, count):
+            if self._settle(job, outcome, (remarks or {}).get(job.name, ""), count):
                 made[job.name] = self.ledger.product_of(job)
         # Not in the order in which they happened to end.
         self.rows[known:] = sorted(self.rows[known:], key=lambda row: row.name)

@@ -1,4 +1,4 @@
-"""One run of a pipeline: what it needs, and the run itself, in a process of its own."""
+"""One run of a pipeline: what it needs, and the run itself, in a process or on a worker of a cluster."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ import json
 import os
 import re
 import resource
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from uuid import uuid4
+
+from threadpoolctl import threadpool_limits
 
 from miri_steps.plugin import get_steps
 from miri_steps.reduction.settings import Hook, Stage
 
-__all__ = ["Job", "Outcome", "execute", "fingerprint"]
+__all__ = ["Job", "Outcome", "attempt", "attempts", "execute", "fingerprint", "surroundings"]
 
 # What a stage leaves of an exposure, or of a mosaic.
 _SUFFIXES = {"detector1": "rate", "image2": "cal", "image3": "i2d"}
@@ -29,7 +34,14 @@ _ALIASES = [alias for _, alias, _ in get_steps() if alias != "rate_from_rateints
 # Share of the machine's memory that exposures may take; pipelines need some more for their own work.
 _MOST_MEMORY = 0.25
 # They change how long a run takes, and nothing else.
-_WITHOUT_EFFECT = {"maximum_cores", "in_memory"}
+_WITHOUT_EFFECT = {"maximum_cores", "executor", "in_memory"}
+# What a job prints goes to its log by way of the process, which therefore has one job at a time.
+_ALONE = threading.Lock()
+# What must be the same on a worker: the packages, and the environment as far as it decides about results.
+_PACKAGES = "jwst", "miri-steps"
+_ENVIRONMENT = "CRDS_CONTEXT", "STPIPE_DISABLE_CRDS_STEPPARS"
+# Random part of the name of the folder of an attempt.
+_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,23 @@ class Job:
         return {
             # Files by name alone: folders may move, and the content is looked at.
             "parameters": _as_json(told, files),
-            "packages": {name: version(name) for name in ("jwst", "miri-steps")},
+            "packages": {name: version(name) for name in _PACKAGES},
             "crds_context": os.environ.get("CRDS_CONTEXT"),
         }
+
+    def elsewhere(self) -> Job:
+        """
+        Say the same to a worker of a cluster.
+
+        Returns
+        -------
+        Job
+            One that names files by absolute paths and keeps to one process.
+        """
+        given = self.given if isinstance(self.given, dict) else self.given.absolute()
+        hook = self.hook and self.hook.elsewhere()
+        inputs = tuple(path.absolute() for path in self.inputs)
+        return Job(self.name, self.band, self.stage.elsewhere(), given, inputs, hook)
 
     def files(self) -> dict[str, Path]:
         """List the files whose content decides about the result, those that parameters name among them."""
@@ -108,12 +134,15 @@ class Outcome:
         What is to be said of one that did not fail.
     inputs : dict, optional
         What it was made from, by `Job.fingerprints`, as it was at the beginning.
+    work : Path, optional
+        Folder that it has written to, where it is not the one that it was told.
     """
 
     seconds: float
     problem: str = ""
     remark: str = ""
     inputs: dict[str, dict] | None = None
+    work: Path | None = None
 
 
 def fingerprint(path: Path) -> dict:
@@ -134,6 +163,90 @@ def fingerprint(path: Path) -> dict:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"size": status.st_size, "mtime": status.st_mtime_ns, "sha256": digest}
+
+
+def surroundings() -> dict[str, str | None]:
+    """
+    Look at what decides about results and does not come with a job.
+
+    Returns
+    -------
+    dict
+        Versions of packages, and variables of the environment.
+    """
+    packages = {name: version(name) for name in _PACKAGES}
+    return packages | {name: os.environ.get(name) for name in _ENVIRONMENT}
+
+
+def attempt(
+    job: Job, work: Path, log: Path, expected: dict[str, str | None], frugal: bool = False
+) -> Outcome:
+    """
+    Run a job on a worker of a cluster, perhaps not for the first time.
+
+    Of a worker that is lost nobody knows whether it is still writing, so that each attempt has a folder
+    of its own. One that comes after another does with as little memory as it can.
+
+    Parameters
+    ----------
+    job : Job
+        The job, with absolute paths.
+    work, log : Path
+        As in `execute`; the folder's name is the beginning of that of the attempt.
+    expected : dict
+        What the worker must have, by `surroundings`.
+    frugal : bool
+        As in `execute`.
+
+    Returns
+    -------
+    Outcome
+        Its end, with the folder of the attempt.
+
+    Raises
+    ------
+    RuntimeError
+        If this worker must not do any job: something else would come out, or not be seen.
+    """
+    _check_worker(work.parent, expected)
+    own = work.with_name(f"{work.name}~{uuid4().hex[:_DIGITS]}")
+    # Numerical sums with several threads end in other digits.
+    with threadpool_limits(1):
+        outcome = execute(job, own, log, "1", frugal or bool(attempts(work)))
+    return replace(outcome, work=own)
+
+
+def attempts(work: Path) -> list[Path]:
+    """
+    List the folders that attempts at a job have left.
+
+    Parameters
+    ----------
+    work : Path
+        As in `attempt`.
+
+    Returns
+    -------
+    list of Path
+        The folders.
+    """
+    beginning, length = f"{work.name}~", len(work.name) + 1 + _DIGITS
+    names = (name for name in os.listdir(work.parent) if name.startswith(beginning) and len(name) == length)
+    return [work.with_name(name) for name in names]
+
+
+def _check_worker(folder, expected):
+    """Stop a worker that does not see the folder, or has not what the reduction has."""
+    host, here = socket.gethostname(), surroundings()
+    if not folder.is_dir():
+        raise RuntimeError(
+            f"{folder} must be on a disk that all workers of the cluster share, but is not there on {host}"
+        )
+    other = [
+        f"{name} {here[name]} instead of {value}" for name, value in expected.items() if here[name] != value
+    ]
+    if other:
+        raise RuntimeError(f"workers must have what the reduction has, but {host} has {', '.join(other)}")
 
 
 def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -> Outcome:
@@ -158,10 +271,15 @@ def execute(job: Job, work: Path, log: Path, cores: str, frugal: bool = False) -
     Outcome
         Its end; what goes wrong is said there and not raised.
     """
+    with _ALONE:
+        return _execute(job, work, log, cores, frugal)
+
+
+def _execute(job, work, log, cores, frugal):
     begun = time.monotonic()
     problem, remark, inputs = "", "", None
     try:
-        work.mkdir(parents=True)
+        work.mkdir()
         inputs = job.fingerprints()
         with _said_in(log):
             problem = _run_and_tell(job, work, log, cores, frugal)
@@ -208,13 +326,23 @@ def _fits_in_memory(paths):
 
 def _memory():
     """Find how much memory this process may use [byte]: the machine's, or what it is granted of it."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_of_worker()]
     try:
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
         pass
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     return min(limits if soft == resource.RLIM_INFINITY else [*limits, soft])
+
+
+def _memory_of_worker():
+    """Find what this worker of a cluster is killed for [byte], if it is one."""
+    distributed = sys.modules.get("distributed")
+    try:
+        limit = distributed.get_worker().memory_manager.memory_limit
+    except (AttributeError, ValueError):
+        return []
+    return [limit] if limit else []
 
 
 def _with_instances(values, work, cores):
@@ -257,6 +385,8 @@ def _remark(work, log):
 def _said_in(log: Path) -> Iterator[None]:
     """Send all that this process prints to a file, whoever prints it."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    # A new file: a lost worker of a cluster may still be writing into the old one.
+    log.unlink(missing_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)

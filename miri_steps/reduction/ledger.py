@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from miri_steps import whole_files
-from miri_steps.reduction.jobs import Job, fingerprint
+from miri_steps.reduction.jobs import Job, attempts, fingerprint
 from miri_steps.steps.base import check_file
 
 __all__ = ["Ledger"]
@@ -120,6 +120,41 @@ class Ledger:
         # As deep as the folder of the stage: an association names the same files from both. With a number,
         # because workers of a run that was killed may still be at work on the same job.
         return self.folder / f"{_WORK}{os.getpid()}_{job.key}"
+
+    def has_begun(self, job: Job) -> bool:
+        """
+        Tell whether somebody has begun a job.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        bool
+            True if there is a folder that it writes to.
+        """
+        work = self.work_of(job)
+        return work.exists() or bool(attempts(work))
+
+    def adopt(self, job: Job, work: Path) -> None:
+        """
+        Take the folder of one attempt at a job for that of the job.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+        work : Path
+            Folder of the attempt that has ended.
+
+        Raises
+        ------
+        OSError
+            If it is not there, as on a disk that is not shared.
+        """
+        work.rename(self.work_of(job))
 
     def log_of(self, job: Job) -> Path:
         """
@@ -309,14 +344,16 @@ class Ledger:
 
     def clear(self, job: Job) -> None:
         """
-        Remove the folder that a job has written to.
+        Remove the folders that a job has written to.
 
         Parameters
         ----------
         job : Job
             The job.
         """
-        shutil.rmtree(self.work_of(job), ignore_errors=True)
+        work = self.work_of(job)
+        for folder in (work, *attempts(work)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _clear_all(self):
         for folder in self.folder.glob(f"{_WORK}*"):

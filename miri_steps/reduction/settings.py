@@ -29,11 +29,17 @@ _KINDS = "pre_hooks", "post_hooks"
 _FILES = {
     *("source_mask", "source_catalog", "corrections", "reference_catalog", "skylist"),
     *("mask_image", "regions", "background_file", "background_files", "abs_refcat", "catfile"),
+    *("user_supplied_dq", "user_mask", "user_supplied_reffile", "persistence_array_file"),
+    *("user_supplied_flat", "output_wcs"),
 }
+# Those whose files are found by the chain, or are folders.
+_PLACES = {"rateints"}
 # What such a parameter may hold that is no file: catalogues that tweakreg fetches begin with GAIA.
 _NO_FILE = re.compile(r"None|N/A||GAIA\w*")
 # Where and how a run is kept is up to the reduction.
 _RESERVED = {"output_dir", "output_file", "save_results", "suffix", "output_ext", "pre_hooks", "post_hooks"}
+# What a process that is itself a worker of a cluster cannot start.
+_PROCESSES = {"maximum_cores", "executor"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,17 @@ class Hook:
     def step(self) -> type:
         """The class."""
         return getattr(miri_steps, _CLASSES[self.alias])
+
+    def elsewhere(self) -> Hook:
+        """
+        Say the same to a worker of a cluster.
+
+        Returns
+        -------
+        Hook
+            One that names files by absolute paths and keeps to one process.
+        """
+        return Hook(self.alias, _elsewhere(self.parameters))
 
 
 @dataclass(frozen=True)
@@ -139,6 +156,18 @@ class Stage:
             steps = self.steps | {step: self.steps.get(step, {}) | values}
             return Stage(self.name, self.parameters, steps)
         return self._with_hooks(lambda hook: _changed(hook, values) if hook.alias == step else hook)
+
+    def elsewhere(self) -> Stage:
+        """
+        Say the same to a worker of a cluster.
+
+        Returns
+        -------
+        Stage
+            One that names files by absolute paths and keeps to one process.
+        """
+        steps = {name: _elsewhere(values) for name, values in self.steps.items()}
+        return Stage(self.name, self.parameters, steps)._with_hooks(Hook.elsewhere)
 
     def _with_hooks(self, change):
         """Change hooks that are Steps of this package; those that become None are taken out."""
@@ -334,3 +363,18 @@ def _files_of(parameter, value):
         return []
     listed = value if isinstance(value, list | tuple) else [value]
     return [table_path(str(text)) for text in listed if not _NO_FILE.fullmatch(str(text))]
+
+
+def _elsewhere(values):
+    """Name files as they are found from any folder, and leave out what asks for more processes."""
+    return {key: _absolute(key, value) for key, value in values.items() if key not in _PROCESSES}
+
+
+def _absolute(parameter, value):
+    if parameter not in _FILES | _PLACES and not parameter.startswith("override_"):
+        return value
+    if isinstance(value, list | tuple):
+        return [_absolute(parameter, item) for item in value]
+    if not isinstance(value, str | Path) or _NO_FILE.fullmatch(str(value)):
+        return value
+    return str(Path(value).expanduser().absolute())

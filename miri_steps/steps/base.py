@@ -24,6 +24,7 @@ from miri_steps.plugin import get_steps
 __all__ = [
     "Exposure",
     "MiriStep",
+    "SpreadStep",
     "as_library",
     "check_exposures",
     "check_file",
@@ -71,13 +72,7 @@ class Exposure:
 
 
 class MiriStep(Step):
-    """A Step whose products carry its alias as their one suffix, and whose work may be spread."""
-
-    spec = """
-        # Where the work is done:
-        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
-        executor = string(default=None) # Scheduler of a Dask cluster to use instead: its address, or the file that it has written
-    """  # noqa: E501
+    """A Step whose products carry its alias as their one suffix, however often it runs."""
 
     @classmethod
     def build_config(cls, input, **kwargs):  # noqa: A002
@@ -174,31 +169,6 @@ class MiriStep(Step):
         listed = [f"{name}={getattr(self, name)}" for name in parameters]
         exposures.add_history(model, " ".join([f"{type(self).__name__}:", *listed, *found]))
 
-    @contextmanager
-    def scratch(self, library: ModelLibrary) -> Iterator[Path | None]:
-        """
-        Make a folder for scratch files where exposures are not to be kept in memory.
-
-        Parameters
-        ----------
-        library : ModelLibrary
-            The exposures.
-
-        Yields
-        ------
-        Path or None
-            The folder, which is gone afterwards, whatever happens; None where all may stay in memory.
-        """
-        if self.in_memory and not library.on_disk:
-            yield None
-            return
-        # Workers of a cluster see what is beside the products, not the temporary folder of this machine.
-        where = (self.output_dir or ".") if self.executor else None
-        with tempfile.TemporaryDirectory(
-            prefix=f".{self.class_alias}_", dir=where, ignore_cleanup_errors=True
-        ) as folder:
-            yield Path(folder).resolve()
-
     def name_products(self, inputs: list[Path], others: Sequence[Path] = ()) -> None:
         """
         Name each product after its exposure, and stop before one would take the place of another.
@@ -234,6 +204,41 @@ class MiriStep(Step):
                 )
             if times[product] > 1:
                 raise ValueError(f"products must have different names, but {path} and another give {product}")
+
+
+class SpreadStep(MiriStep):
+    """A Step whose work can be spread over processes, or over a cluster."""
+
+    spec = """
+        # Where the work is done:
+        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
+        executor = string(default=None) # Scheduler of a Dask cluster to use instead: its address, or the file that it has written
+    """  # noqa: E501
+
+    @contextmanager
+    def scratch(self, library: ModelLibrary) -> Iterator[Path | None]:
+        """
+        Make a folder for scratch files where exposures are not to be kept in memory.
+
+        Parameters
+        ----------
+        library : ModelLibrary
+            The exposures.
+
+        Yields
+        ------
+        Path or None
+            The folder, which is gone afterwards, whatever happens; None where all may stay in memory.
+        """
+        if self.in_memory and not library.on_disk:
+            yield None
+            return
+        # Workers of a cluster see what is beside the products, not the temporary folder of this machine.
+        where = (self.output_dir or ".") if self.executor else None
+        with tempfile.TemporaryDirectory(
+            prefix=f".{self.class_alias}_", dir=where, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder).resolve()
 
 
 def remove_suffix(name: str) -> tuple[str, str | None]:

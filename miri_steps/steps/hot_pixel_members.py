@@ -37,6 +37,8 @@ class Member(Exposure):
         What stands out in it and is no source.
     protected : PixelSet, optional
         Its sources.
+    usable, hole : PixelSet, optional
+        Pixels that see the sky, and those that may be filled.
     """
 
     used = _USED
@@ -44,6 +46,8 @@ class Member(Exposure):
     hot: PixelSet | None = None
     dead: PixelSet | None = None
     protected: PixelSet | None = None
+    usable: PixelSet | None = None
+    hole: PixelSet | None = None
 
     @property
     def frame(self) -> tuple:

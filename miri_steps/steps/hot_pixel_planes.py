@@ -72,10 +72,9 @@ class Planes:
             raise ValueError(
                 f"{model.meta.filename} must be an image of two dimensions, got shape {model.data.shape}"
             )
-        if model.dq is None:
-            model.dq = np.zeros(model.data.shape, np.uint32)
-        science = (model.dq & _NON_SCIENCE) == 0
-        valid = np.isfinite(model.data) & ((model.dq & _DO_NOT_USE) == 0)
+        dq = _flags(model)
+        science = (dq & _NON_SCIENCE) == 0
+        valid = np.isfinite(model.data) & ((dq & _DO_NOT_USE) == 0)
         usable = valid & science & exposures.region_pixels(model, ["imager", "lyot", "4qpm"])
         if not usable.any():
             raise ValueError(
@@ -84,9 +83,14 @@ class Planes:
             )
         imager = science & exposures.region_pixels(model, ["imager"])
         # Where a star saturates there is light, not background; reference pixels see neither.
-        hole = pixel_repair.holes(~valid, imager) & ((model.dq & (_SATURATED | _REFERENCE)) == 0)
+        hole = pixel_repair.holes(~valid, imager) & ((dq & (_SATURATED | _REFERENCE)) == 0)
         data = np.where(usable, model.data, np.float32(np.nan)).astype(np.float32)
         return cls(data, _plane(model, "err"), usable, hole)
+
+
+def _flags(model):
+    """Read the flags, which may be absent."""
+    return np.zeros(model.data.shape, np.uint32) if model.dq is None else model.dq
 
 
 def _plane(model, name):
@@ -106,7 +110,7 @@ def flag(model: JwstDataModel, hot: np.ndarray, dead: np.ndarray) -> None:
     hot, dead : ndarray
         True on the pixels, shape (ny, nx).
     """
-    model.dq = _mark(model.dq, hot, dead) | _DO_NOT_USE * (hot | dead).astype(np.uint32)
+    model.dq = _mark(_flags(model), hot, dead) | _DO_NOT_USE * (hot | dead).astype(np.uint32)
 
 
 def repair(
@@ -157,9 +161,10 @@ def repair(
         model.err[filled] = found.err
     for name, variance in zip(names, found.variances, strict=True):
         getattr(model, name)[filled] = variance
-    unknown = hole & ((model.dq & ~_DO_NOT_USE) == 0)
-    dq = _mark(model.dq, hot, dead) | _OTHER * unknown.astype(np.uint32)
-    model.dq = np.where(filled, (dq | _ESTIMATED) & ~_DO_NOT_USE, model.dq)
+    before = _flags(model)
+    unknown = hole & ((before & ~_DO_NOT_USE) == 0)
+    dq = _mark(before, hot, dead) | _OTHER * unknown.astype(np.uint32)
+    model.dq = np.where(filled, (dq | _ESTIMATED) & ~_DO_NOT_USE, before)
     return filled
 
 

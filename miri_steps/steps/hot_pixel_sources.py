@@ -1,6 +1,7 @@
 """Sources that the user of `MedianHotPixelStep` names: a mask, or a catalogue."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from miri_steps import detector
 from miri_steps.algorithms import sources
 from miri_steps.steps.sky_masks import SkyMask, first_image, read_wcs, wcs_of
 
-__all__ = ["Catalogue", "DetectorMask", "read_catalogue", "read_mask"]
+__all__ = ["Catalogue", "DetectorMask", "NamedSources", "name", "read", "read_catalogue", "read_mask"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,73 @@ class Catalogue:
         inside = (column >= 0) & (column < points.shape[1]) & (row >= 0) & (row < points.shape[0])
         points[row[inside], column[inside]] = True
         return sources.grow(points, radius)[margin:-margin, margin:-margin]
+
+
+@dataclass(frozen=True)
+class NamedSources:
+    """
+    The files that say where sources are: what is sent to other processes instead of what is in them.
+
+    Parameters
+    ----------
+    mask, catalogue : Path or None
+        The files, as far as they are given.
+    radius : float
+        Radius around each source of the catalogue [arcsec].
+    changed : tuple of int
+        When each was changed.
+    """
+
+    mask: Path | None
+    catalogue: Path | None
+    radius: float
+    changed: tuple[int, ...]
+
+
+def name(mask: str | None, catalogue: str | None, radius: float) -> NamedSources:
+    """
+    Name the files of sources.
+
+    Parameters
+    ----------
+    mask, catalogue : str or None
+        The files, as far as they are given.
+    radius : float
+        Radius around each source of the catalogue [arcsec].
+
+    Returns
+    -------
+    NamedSources
+        The same wherever the work is done.
+    """
+    paths = [Path(path).resolve() if path else None for path in (mask, catalogue)]
+    changed = tuple(path.stat().st_mtime_ns for path in paths if path is not None and path.exists())
+    return NamedSources(*paths, radius, changed)
+
+
+# A process that looks at many exposures reads them once.
+@lru_cache(maxsize=1)
+def read(named: NamedSources) -> list[DetectorMask | Catalogue | SkyMask]:
+    """
+    Read the sources that the user names.
+
+    Parameters
+    ----------
+    named : NamedSources
+        Their files.
+
+    Returns
+    -------
+    list of DetectorMask, SkyMask or Catalogue
+        The sources; none where no file is named.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If a file is missing or holds no sources.
+    """
+    given = [read_mask(named.mask)] if named.mask else []
+    return [*given, read_catalogue(named.catalogue, named.radius)] if named.catalogue else given
 
 
 def read_mask(path: str | Path) -> DetectorMask | SkyMask:

@@ -4,16 +4,14 @@ import logging
 
 import numpy as np
 from jwst.datamodels import ModelContainer
-from scipy import ndimage
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import detector
-from miri_steps.algorithms import hot_pixels, pixel_repair, sources
-from miri_steps.steps import hot_pixel_planes, hot_pixel_sources
-from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures
+from miri_steps import detector, workers
+from miri_steps.algorithms import neighbours, pixel_repair
+from miri_steps.steps import hot_pixel_look, hot_pixel_planes, hot_pixel_sources
+from miri_steps.steps.base import SpreadStep, as_library, check_exposures, file_of, list_exposures
+from miri_steps.steps.hot_pixel_look import Look
 from miri_steps.steps.hot_pixel_members import Member, group_by_frame
-from miri_steps.steps.hot_pixel_planes import Planes
-from miri_steps.steps.pixel_set import PixelSet
 
 __all__ = ["MedianHotPixelStep"]
 
@@ -29,7 +27,7 @@ _RECORDED = (
 _EDGE_WINDOW = 3, 5
 
 
-class MedianHotPixelStep(MiriStep):
+class MedianHotPixelStep(SpreadStep):
     """
     Replace or flag pixels that are hot or dead, where no source is.
 
@@ -90,7 +88,8 @@ class MedianHotPixelStep(MiriStep):
             If a parameter makes no sense, or an exposure is not MIRI imaging, has no usable pixel or
             is not whole.
         """
-        given = self._check_parameters()
+        cores = workers.count(self.maximum_cores)
+        named = self._check_parameters()
         opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
         members = list_exposures(library, Member)
@@ -103,7 +102,8 @@ class MedianHotPixelStep(MiriStep):
         groups = group_by_frame(todo, self.min_exposures)
         for group in groups:
             self._warn_of_small_dithers(group)
-        self._look(library, groups, given)
+        with workers.open_map(min(cores, max(1, len(todo))), self.executor) as run:
+            self._look(library, groups, named, run)
         self._write_back(library, groups)
         self._save_masks(library, groups)
         return opened if isinstance(opened, JwstDataModel | ModelContainer) else library
@@ -117,12 +117,9 @@ class MedianHotPixelStep(MiriStep):
                 f"min_good must be at most the {self.window**2 - 1} neighbours in a window of {self.window}, "
                 f"got {self.min_good}"
             )
-        given = []
-        if self.source_mask:
-            given.append(hot_pixel_sources.read_mask(self.source_mask))
-        if self.source_catalog:
-            given.append(hot_pixel_sources.read_catalogue(self.source_catalog, self.source_radius))
-        return given
+        named = hot_pixel_sources.name(self.source_mask, self.source_catalog, self.source_radius)
+        hot_pixel_sources.read(named)
+        return named
 
     def _warn_of_small_dithers(self, group):
         """Say when sources stay where they are from exposure to exposure."""
@@ -134,44 +131,40 @@ class MedianHotPixelStep(MiriStep):
                 *(len(group.members), group.members[0].name, reach),
             )
 
-    def _look(self, library, groups, given):
-        """Read every exposure once, one at a time, and keep what stands out in it."""
-        total, number = sum(len(group.members) for group in groups), 0
+    def _look(self, library, groups, named, run):
+        """Read every exposure once, and keep what stands out in it."""
+        todo = [(group, member) for group in groups for member in group.members]
+        tasks = (self._task(library, member, named) for _, member in todo)
         with library:
-            for group in groups:
-                for member in group.members:
-                    model = library.borrow(member.index)
-                    try:
-                        found, free, protected = self._find(model, member, given)
-                    finally:
-                        library.shelve(model, member.index, modify=False)
-                    number += 1
-                    group.add(member, found, free)
-                    member.protected = PixelSet.of(protected)
-                    log.info(
-                        "%d/%d %s: %d pixels stand out alone above, %d below; sources cover %.1f%%",
-                        *(number, total, member.name, (found.hot & free).sum(), (found.dead & free).sum()),
-                        100 * protected.mean(),
-                    )
+            for number, ((group, member), seen) in enumerate(
+                zip(todo, run(hot_pixel_look.look, tasks), strict=True), start=1
+            ):
+                found, protected = seen.outstanding(), seen.protected.mask()
+                free = seen.usable.mask() & ~protected
+                group.add(member, found, free)
+                member.protected, member.usable, member.hole = seen.protected, seen.usable, seen.hole
+                log.info(
+                    "%d/%d %s: %d pixels stand out alone above, %d below; sources cover %.1f%%",
+                    *(number, len(todo), member.name, (found.hot & free).sum(), (found.dead & free).sum()),
+                    100 * protected.mean(),
+                )
 
-    def _find(self, model, member, given):
-        """Find what stands out of one exposure, the pixels in which that counts, and the sources."""
-        planes = Planes.of(model)
-        if min(planes.data.shape) < self.window:
-            raise ValueError(
-                f"window must be at most the frame, but {member.name} has shape {planes.data.shape}, "
-                f"got {self.window}"
-            )
-        fwhm = detector.FWHM[member.band]
-        found = hot_pixels.find(planes.data, planes.err, fwhm=fwhm, sigma=self.sigma)
-        if given:
-            protected = np.logical_or.reduce([each.covers(model) for each in given])
-        else:
-            alone = found.hot | found.dead
-            clean = np.where(alone, found.surroundings, planes.data)
-            inside = sources.segment(clean, planes.err, fwhm=fwhm, sigma=self.source_sigma)
-            protected = sources.with_margin(inside, alone)
-        return found, planes.usable & ~protected, protected
+    def _task(self, library, member, named):
+        """Describe what is to be done to one exposure: by its file where it has one."""
+        exposure, covered = file_of(library, member), None
+        if exposure is None:
+            model = library.borrow(member.index)
+            try:
+                exposure, covered = hot_pixel_look.read(model, named)
+            finally:
+                library.shelve(model, member.index, modify=False)
+        return Look(
+            *(member.name, exposure, covered, named),
+            fwhm=detector.FWHM[member.band],
+            sigma=self.sigma,
+            source_sigma=self.source_sigma,
+            window=self.window,
+        )
 
     def _write_back(self, library, groups):
         with library:
@@ -187,7 +180,7 @@ class MedianHotPixelStep(MiriStep):
 
     def _flag(self, model, member, group):
         hot, dead = group.bad(member)
-        free = Planes.of(model).usable & ~member.protected.mask()
+        free = member.usable.mask() & ~member.protected.mask()
         hot_pixel_planes.flag(model, hot & free, dead & free)
         log.info(
             "%s: %d hot and %d dead pixels found, %d flagged, %d left in sources",
@@ -196,15 +189,15 @@ class MedianHotPixelStep(MiriStep):
 
     def _replace(self, model, member, group):
         hot, dead = group.bad(member)
-        planes, protected = Planes.of(model), member.protected.mask()
-        hot, dead = hot & planes.usable, dead & planes.usable
-        hole = planes.hole & self.fill_nan
+        usable, protected = member.usable.mask(), member.protected.mask()
+        hot, dead = hot & usable, dead & usable
+        hole = member.hole.mask() & self.fill_nan
         bad = hot | dead | hole
         free = pixel_repair.small_clusters(bad, self.max_cluster) & ~protected
         # What stands out in this exposure alone (a cosmic ray) says nothing about its neighbours.
-        valid = planes.usable & ~bad & ~member.hot.mask() & ~member.dead.mask()
+        valid = usable & ~bad & ~member.hot.mask() & ~member.dead.mask()
         # Beside a source the light of the nearest pixels is the better guess.
-        edge = ndimage.binary_dilation(protected, np.ones((3, 3), bool))
+        edge = neighbours.with_touching(protected, corners=True)
         replaced = np.zeros_like(free)
         for part, good, window, min_good in (
             (free & ~edge, valid & ~protected, self.window, self.min_good),

@@ -6,17 +6,16 @@ from pathlib import Path
 import numpy as np
 from jwst.datamodels import ModelContainer
 from jwst.skymatch import SkyMatchStep
-from stcal.skymatch import SkyStats
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector, exposures, workers
-from miri_steps.algorithms import matching, sky_cells
+from miri_steps.algorithms import matching
 from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.differences import Clipping
-from miri_steps.algorithms.sky_cells import PixelMap
-from miri_steps.steps import sky_checks, sky_products
-from miri_steps.steps.base import MiriStep, as_library, list_exposures
+from miri_steps.steps import sky_checks, sky_products, sky_reading
+from miri_steps.steps.base import SpreadStep, as_library, list_exposures
 from miri_steps.steps.sky_members import Member, corners
+from miri_steps.steps.sky_reading import Rules
 
 __all__ = ["PixelSkyMatchStep"]
 
@@ -31,7 +30,7 @@ _RECORDED = (
 )
 
 
-class PixelSkyMatchStep(MiriStep, SkyMatchStep):
+class PixelSkyMatchStep(SpreadStep, SkyMatchStep):
     """
     Match the sky background of exposures on the pixels of the sky they share.
 
@@ -67,7 +66,6 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
 
         # Results and resources:
         save_levels = boolean(default=False) # Save tables of the levels and of the pairs?
-        maximum_cores = string(default='1') # Processes to use: '1', '2' and so on, 'quarter', 'half' or 'all'
     """  # noqa: E501
 
     def process(self, input_models):
@@ -134,10 +132,11 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
                 library.shelve(model, member.index)
 
     def _match(self, library, members, cores):
-        with workers.open_map(cores) as run:
-            self._resample(library, members, run)
+        with self.scratch(library) as folder, workers.open_map(cores, self.executor) as run:
+            keep = sky_reading.keeper(folder)
+            self._read(library, members, keep, run)
             matched = [member for member in members if member.cells is not None]
-            polynomial, found = self._solve(matched, run)
+            polynomial, found = self._solve(matched, keep, run)
         for member in matched:
             member.cell_size, member.cells = member.cells.cell_size, None  # written back one at a time
         self._assign_levels(members, matched, found.levels)
@@ -146,7 +145,29 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
         self._write_back(library, members, polynomial if take else None, found.levels.background)
         self._save_products(library, members, matched, polynomial, found)
 
-    def _solve(self, matched, run):
+    def _read(self, library, members, keep, run):
+        """Read every exposure once and keep its cells."""
+        above_zero = self.skymethod == "global+match"
+        clipping = self.nclip, self.lsigma, self.usigma, self.binwidth
+        rules = Rules(
+            center=exposures.sky_middle(corners(members)),
+            scale=self.grid_scale,
+            keep=keep,
+            dqbits=self.dqbits,
+            lower=self.lower,
+            upper=self.upper,
+            regions=tuple(self.exclude_regions),
+            statistic=(self.skystat, self.lower, self.upper, *clipping) if above_zero else None,
+        )
+        with library:
+            seen = run(sky_reading.read, sky_reading.readings(library, members, rules))
+            for number, (member, found) in enumerate(zip(members, seen, strict=True), start=1):
+                member.cells, member.sky = found.cells, found.sky
+                member.problem = found.problem or member.problem
+                count = 0 if found.cells is None else np.count_nonzero(found.cells.seen)
+                log.info("%d/%d %s: sees %d cells of the sky", number, len(members), member.name, count)
+
+    def _solve(self, matched, keep, run):
         cells = [member.cells for member in matched]
         box = matching.background_box(cells, within=detector.bounding_box("imager"))
         polynomial = DetectorPolynomial(self.detector_order, *box)
@@ -156,56 +177,20 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
             by_visit=self.grouping == "visit",
             polynomial=polynomial,
             clipping=Clipping(self.skystat, self.nclip, self.lsigma, self.usigma, self.binwidth),
+            names=[member.name for member in matched],
+            keep=keep,
             run=run,
         )
         return polynomial, found
 
-    def _resample(self, library, members, run):
-        """Read every exposure once, one at a time, and keep its cells."""
-        grid = exposures.sky_grid(corners(members), self.grid_scale)
-
-        def tasks():
-            for member in members:
-                model = library.borrow(member.index)
-                try:
-                    yield self._task(member, model, grid)
-                finally:
-                    library.shelve(model, member.index, modify=False)
-
-        with library:
-            for number, (member, cells) in enumerate(
-                zip(members, run(sky_cells.resample_job, tasks()), strict=True), start=1
-            ):
-                member.cells = cells
-                count = 0 if cells is None else np.count_nonzero(cells.seen)
-                log.info("%d/%d %s: sees %d cells of the sky", number, len(members), member.name, count)
-
-    def _task(self, member, model, grid):
-        if model.meta.wcs is None:
-            member.problem = "has no WCS (was assign_wcs run?)"
-            return None
-        excluded = exposures.excluded_pixels(
-            model, dqbits=self.dqbits, lower=self.lower, upper=self.upper, regions=self.exclude_regions
-        )
-        if excluded.all():
-            member.problem = "has no usable pixel"
-            return None
-        if self.skymethod == "global+match":
-            statistics = SkyStats(
-                self.skystat, self.lower, self.upper, self.nclip, self.lsigma, self.usigma, self.binwidth
-            )
-            member.sky = statistics(model.data[~excluded])[0]
-        image = np.where(excluded, np.nan, model.data).astype(np.float32)
-        return image, PixelMap(*exposures.pixel_mesh(model, grid), exposures.frame_origin(model))
-
     def _assign_levels(self, members, matched, levels):
         """Set the free constant of each piece, and with it the level of every exposure."""
-        reference = np.min if self.match_down else np.max
-        for piece in range(levels.component.max(initial=-1) + 1):
-            inside = np.flatnonzero(levels.component == piece)
-            zero = reference(levels.level[inside])
-            for k in inside:
-                matched[k].level = float(levels.level[k] - zero)
+        joined = np.flatnonzero(levels.component >= 0)
+        piece, level = levels.component[joined], levels.level[joined]
+        zero = np.full(piece.max(initial=-1) + 1, np.inf if self.match_down else -np.inf)
+        (np.minimum if self.match_down else np.maximum).at(zero, piece, level)
+        for k, value in zip(joined.tolist(), (level - zero[piece]).tolist(), strict=True):
+            matched[k].level = value
         seen = [member for member in members if member.sky is not None]
         if self.skymethod == "global+match" and seen:
             lowest = min(member.sky - (member.level or 0.0) for member in seen)
@@ -216,6 +201,7 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
 
     def _write_back(self, library, members, polynomial=None, background=None):
         """Set or subtract the levels, and subtract the detector background if its terms are given."""
+        drawn = {}
         with library:
             for member in members:
                 model = library.borrow(member.index)
@@ -223,23 +209,29 @@ class PixelSkyMatchStep(MiriStep, SkyMatchStep):
                     log.warning("%s %s: it is left as it is.", member.name, member.problem)
                     self._record(model, "SKIPPED")
                 else:
-                    self._apply(model, member.level, polynomial, background)
+                    self._set_level(model, member.level)
+                    if polynomial is not None:
+                        self._subtract_background(model, polynomial, background, drawn)
                     self._record(model, "COMPLETE")
                 library.shelve(model, member.index)
 
-    def _apply(self, model, level, polynomial, background):
+    def _set_level(self, model, level):
         before = model.meta.background.level if model.meta.background.subtracted else 0.0
         model.meta.background.method = self.skymethod
         model.meta.background.level = before + level
         model.meta.background.subtracted = self.subtract
         if self.subtract:
             model.data = model.data - np.float32(level)
-        if polynomial is not None:
-            image = polynomial.image(background, model.data.shape, exposures.frame_origin(model))
+
+    def _subtract_background(self, model, polynomial, background, drawn):
+        """Subtract the detector background, drawn once for all frames of one size and place."""
+        frame = model.data.shape, exposures.frame_origin(model)
+        if frame not in drawn:
             # Nothing is known of the background where nothing was matched.
             unknown = exposures.region_pixels(model, self.exclude_regions)
-            model.data = model.data - np.where(unknown, np.float32(0), image)
-            model.meta.background.detector_subtracted = True
+            drawn[frame] = np.where(unknown, np.float32(0), polynomial.image(background, *frame))
+        model.data = model.data - drawn[frame]
+        model.meta.background.detector_subtracted = True
 
     def _record(self, model, status):
         model.meta.cal_step.skymatch = status

@@ -11,9 +11,17 @@ from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
-from miri_steps.algorithms import integrations
-from miri_steps.steps import integration_pairs, integration_planes
-from miri_steps.steps.base import MiriStep, as_library, is_exposure_file, read_association
+from miri_steps import workers
+from miri_steps.steps import integration_job, integration_pairs, integration_planes
+from miri_steps.steps.base import (
+    Exposure,
+    SpreadStep,
+    as_library,
+    file_of,
+    is_exposure_file,
+    read_association,
+)
+from miri_steps.steps.integration_job import Job
 from miri_steps.steps.integration_pairs import Pair
 
 __all__ = ["RateFromRateintsStep"]
@@ -27,7 +35,7 @@ _RECORDED = ("combine", "sigma", "min_integrations")
 _UNUSABLE = np.uint32(pixel["DO_NOT_USE"])
 
 
-class RateFromRateintsStep(MiriStep):
+class RateFromRateintsStep(SpreadStep):
     """
     Rebuild the rate of an exposure from its integrations, without what hit only one of them.
 
@@ -85,6 +93,7 @@ class RateFromRateintsStep(MiriStep):
             If exposures are not MIRI imaging, a rate and its integrations do not belong together,
             or they hold nothing to combine.
         """
+        workers.count(self.maximum_cores)
         if _is_pair(input_models):
             return self._rebuild_pair(*input_models)
         if isinstance(input_models, ModelLibrary):
@@ -123,12 +132,19 @@ class RateFromRateintsStep(MiriStep):
         cube = integration_pairs.product_of(rateints)
         pair = Pair(0, None, cube) if rate is None else Pair(0, integration_pairs.product_of(rate), cube)
         self._check([pair])
-        return self._rebuild(pair, "1/1"), rateints
+        # In memory, and alone: nothing is gained by sending it elsewhere.
+        results = map(integration_job.combine, [self._job(pair)] if pair.combines else [])
+        return self._rebuild(pair, "1/1", next(results, None)), rateints
 
     def _rebuild_models(self, given):
         pairs = self._pair_up(_product(item) for item in given)
         self._check(pairs)
-        return [self._rebuild(pair, f"{k}/{len(pairs)}") for k, pair in enumerate(pairs, start=1)]
+        with self._open_map(pairs) as run:
+            results = run(integration_job.combine, (self._job(pair) for pair in pairs if pair.combines))
+            return [
+                self._rebuild(pair, f"{k}/{len(pairs)}", next(results) if pair.combines else None)
+                for k, pair in enumerate(pairs, start=1)
+            ]
 
     def _rebuild_association(self, given):
         products = [_product(path) for path in _science_members(given)]
@@ -141,7 +157,7 @@ class RateFromRateintsStep(MiriStep):
     def _rebuild_library(self, library):
         products = integration_pairs.products_of(library, self.combine)
         pairs = self._pair_up(products)
-        places = [pair.index for pair in pairs]
+        places = {pair.index for pair in pairs}
         for index, product in enumerate(products):
             if product is not None and index not in places:
                 raise ValueError(
@@ -149,7 +165,7 @@ class RateFromRateintsStep(MiriStep):
                     " give the association"
                 )
         self._check(pairs, seen=True)
-        return self._run(library, pairs, places)
+        return self._run(library, pairs, [pair.index for pair in pairs], source=library)
 
     def _pair_up(self, products):
         places = [Path(place).expanduser() for place in self.rateints]
@@ -173,26 +189,47 @@ class RateFromRateintsStep(MiriStep):
     def _method(self, pair):
         return "mean" if pair.single else self.combine
 
-    def _run(self, library, pairs, places):
-        with library:
+    def _open_map(self, pairs):
+        """Start as many processes as there is work for."""
+        cores = min(workers.count(self.maximum_cores), sum(pair.combines for pair in pairs))
+        return workers.open_map(max(1, cores), self.executor)
+
+    def _run(self, library, pairs, places, *, source=None):
+        """Rebuild the rates in a library, which may be the source of integrations, too."""
+        with library, self.scratch(library) as folder, self._open_map(pairs) as run:
+            here = self.executor is None and workers.count(self.maximum_cores) == 1
+            jobs = (
+                self._job(pair, index, source, None if here or folder is None else folder / f"{index}")
+                for pair, index in zip(pairs, places, strict=True)
+                if pair.combines
+            )
+            results = run(integration_job.combine, jobs)
             for number, (pair, index) in enumerate(zip(pairs, places, strict=True), start=1):
+                rebuilt = next(results) if pair.combines else None
                 model = library.borrow(index)
-                result = self._rebuild(pair, f"{number}/{len(pairs)}", member=model)
+                result = self._rebuild(pair, f"{number}/{len(pairs)}", rebuilt, member=model)
                 library.shelve(result, index, modify=not pair.exposure.done)
         return library
 
-    def _rebuild(self, pair, number, *, member=None):
+    def _job(self, pair, index=None, source=None, result=None):
+        """Describe the work on one exposure: by the file of its integrations where there is one."""
+        given = pair.rateints.path.resolve()
+        if pair.rateints.model is not None:
+            given = integration_planes.take(pair.rateints.model)
+        elif pair.rate is None and source is not None:
+            given = file_of(source, Exposure(index, given, "", {})) or _borrow_samples(source, index)
+        return Job(pair.exposure.name, given, self._method(pair), self.sigma, self.min_integrations, result)
+
+    def _rebuild(self, pair, number, rebuilt, *, member=None):
         """Make the rate of one exposure; a member of a library is changed in place."""
         if pair.rate is None:
             with _open(member or pair.rateints) as cube:
-                return self._combine(
-                    integration_planes.empty_rate(cube, pair.rateints.rate_name), cube, pair, number
-                )
-        rate = member or self.prepare_output(pair.rate.model or pair.rate.path)
-        if pair.rate.done or pair.single:
+                rate = integration_planes.empty_rate(cube, pair.rateints.shape, pair.rateints.rate_name)
+        else:
+            rate = member or self.prepare_output(pair.rate.model or pair.rate.path)
+        if not pair.combines:
             return self._leave(rate, pair, number)
-        with _open(pair.rateints) as cube:
-            return self._combine(rate, cube, pair, number)
+        return self._finish(rate, integration_job.collect(rebuilt), pair, number)
 
     def _leave(self, rate, pair, number):
         if pair.rate.done:
@@ -202,21 +239,12 @@ class RateFromRateintsStep(MiriStep):
             rate.meta.cal_step.rate_from_rateints = "SKIPPED"
         return rate
 
-    def _combine(self, rate, cube, pair, number):
-        valid = integration_planes.valid_samples(cube)
-        method = self._method(pair)
-        found = integrations.combine(
-            cube.data,
-            valid,
-            method=method,
-            sigma=self.sigma,
-            min_integrations=self.min_integrations,
-            **integration_planes.variances(cube),
-        )
+    def _finish(self, rate, rebuilt, pair, number):
+        found = rebuilt.found
         before = rate.dq if pair.rate is not None else None
-        flags = integration_planes.combined_flags(cube, valid, found.rejected > 0, before)
-        _log_result(f"{number} {pair.exposure.name}", method, found, before, flags)
-        integration_planes.write_back(rate, cube, found, flags)
+        flags = integration_planes.merged_flags(rebuilt.flags, before)
+        _log_result(f"{number} {pair.exposure.name}", self._method(pair), found, before, flags)
+        integration_planes.write_back(rate, found, flags, rebuilt.known)
         self._record(rate, pair)
         if self.save_counts and not pair.single:
             self._save_counts(found, pair)
@@ -241,6 +269,15 @@ def _is_pair(given):
         return False
     rate, rateints = given
     return (rateints is None or rateints.data.ndim == 3) and (rate is None or rate.data.ndim == 2)
+
+
+def _borrow_samples(library, index):
+    """Take the arrays of integrations that are kept in memory."""
+    model = library.borrow(index)
+    try:
+        return integration_planes.take(model)
+    finally:
+        library.shelve(model, index, modify=False)
 
 
 def _are_models(given):
@@ -273,8 +310,8 @@ def _without(given, places):
     named = [(member, (folder / member["expname"]).resolve()) for member in product["members"]]
     members = [member | {"expname": str(path)} for member, path in named]
     science = [member for member in members if member["exptype"].lower() == "science"]
-    left = [science[k] for k in range(len(science)) if k not in places]
-    kept = [member for member in members if member in left or member not in science]
+    dropped = {id(science[k]) for k in places}
+    kept = [member for member in members if id(member) not in dropped]
     return association | {"products": [product | {"members": kept}, *others]}
 
 

@@ -91,8 +91,8 @@ def already_subtracted(members: list[Member]) -> bool:
             f"the detector background was subtracted from {len(flat)} of {len(members)} exposures "
             f"({flat[0].name} ...) and cannot be found in them together with others ({new[0].name} ...)"
         )
-    return not new and any(
-        member.meta.get("meta.background.subtracted") or member in flat for member in members
+    return not new and (
+        bool(flat) or any(member.meta.get("meta.background.subtracted") for member in members)
     )
 
 

@@ -18,7 +18,7 @@ from scipy import ndimage
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector, exposures
-from miri_steps.algorithms import location, source_masks, sources
+from miri_steps.algorithms import discs, location, source_masks
 from miri_steps.algorithms.sky_cells import PixelMap
 
 __all__ = ["RegionMask", "SkyMask", "first_image", "read_mask_image", "read_regions", "read_wcs", "wcs_of"]
@@ -163,7 +163,7 @@ class SkyMask:
         at = row[inside], column[inside]
         covered[inside], known[inside] = self.mask[at], self.known[at]
         # A pixel of the mask may be smaller than one of the detector.
-        return sources.grow(covered, 1), known
+        return discs.grow(covered, 1), known
 
     def covers(self, model: JwstDataModel) -> np.ndarray:
         """Find the pixels of an exposure that sources cover, shape (ny, nx)."""

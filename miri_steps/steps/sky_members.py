@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from miri_steps import exposures
-from miri_steps.algorithms.sky_cells import SkyCells
+from miri_steps.algorithms.sky_cells import CutOut
 from miri_steps.steps.base import Exposure
 
 __all__ = ["Member", "corners"]
@@ -35,7 +35,7 @@ class Member(Exposure):
 
     Parameters
     ----------
-    cells : SkyCells, optional
+    cells : CutOut, optional
         The exposure on the sky grid, until it is matched.
     cell_size : float, optional
         Side of its cells [detector pixel].
@@ -49,7 +49,7 @@ class Member(Exposure):
 
     used = _USED
 
-    cells: SkyCells | None = None
+    cells: CutOut | None = None
     cell_size: float = 0.0
     sky: float | None = None
     level: float | None = None

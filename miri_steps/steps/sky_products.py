@@ -36,7 +36,7 @@ def log_match(matched: list[Member], found: Match, order: int, subtracted: bool)
     subtracted : bool
         Whether it is going to be subtracted.
     """
-    if not found.pairs:
+    if not len(found.n_cells):
         why = "no two of them overlap" if len(matched) > 1 else "it takes two to overlap"
         log.warning("%d exposures can be used and %s: there is nothing to match.", len(matched), why)
         return
@@ -65,7 +65,7 @@ def _log_background(unit, found, order, subtracted):
             "   The dithers show %d of its %d patterns; the others (planes) %s.", found.n_patterns, total, how
         )
     if not subtracted:
-        left = [pair.terms @ found.levels.background for pair in found.pairs.values()]
+        left = found.network.terms @ found.levels.background
         log.info(
             "   It stays in the data, where it makes steps of %.3g %s rms in overlaps; "
             "subtract_detector_background=True takes it away.",
@@ -76,34 +76,35 @@ def _log_background(unit, found, order, subtracted):
 
 def _log_levels(matched, levels):
     pieces = levels.component.max() + 1
+    order = np.argsort(levels.component, kind="stable")
+    ends = np.searchsorted(levels.component[order], np.arange(pieces + 1))
     for piece in range(pieces):
         if pieces > 1:
             log.warning("Piece %d of %d overlaps no other and is levelled by itself:", piece + 1, pieces)
-        for k in np.flatnonzero(levels.component == piece):
+        for k in order[ends[piece] : ends[piece + 1]]:
             member = matched[k]
             log.info("   %s: level %.6g +- %.2g %s", member.name, member.level, levels.error[k], member.unit)
 
 
 def _log_pairs(matched, found):
-    levels, unit = found.levels, matched[0].unit
+    levels, network, unit = found.levels, found.network, matched[0].unit
     log.info(
         "Matched %d exposures through %d overlaps; residuals: rms %.3g %s, %.2g times their errors",
         np.count_nonzero(levels.component >= 0),
-        len(found.pairs),
+        len(found.n_cells),
         np.sqrt(np.mean(levels.residual**2)),
         unit,
-        np.median(np.abs(levels.residual) / [pair.error for pair in found.pairs.values()]) * 1.4826,
+        np.median(np.abs(levels.residual) / network.error) * 1.4826,
     )
-    for (i, j), residual, share in zip(found.pairs, levels.residual, levels.pair_weight, strict=True):
-        if share < _DOUBTFUL:
-            names = matched[i].name, matched[j].name
-            log.warning(
-                "%s and %s are off each other by %.3g %s; their overlap counts %.2g %% of its weight.",
-                *names,
-                residual,
-                unit,
-                100 * share,
-            )
+    for pair in np.flatnonzero(levels.pair_weight < _DOUBTFUL):
+        log.warning(
+            "%s and %s are off each other by %.3g %s; their overlap counts %.2g %% of its weight.",
+            matched[network.first[pair]].name,
+            matched[network.second[pair]].name,
+            levels.residual[pair],
+            unit,
+            100 * levels.pair_weight[pair],
+        )
 
 
 def level_table(members: list[Member], matched: list[Member], found: Match) -> QTable:
@@ -125,7 +126,8 @@ def level_table(members: list[Member], matched: list[Member], found: Match) -> Q
         Columns exposure, visit, group, component, level, error, overlaps; a row per exposure.
         An exposure without a level has component -1 and NaN.
     """
-    partners = np.bincount(np.array(list(found.pairs), int).ravel(), minlength=len(matched))
+    ends = np.concatenate([found.network.first, found.network.second])
+    partners = np.bincount(ends, minlength=len(matched))
     solved = {
         member.index: (found.levels.component[k], found.levels.error[k], partners[k])
         for k, member in enumerate(matched)
@@ -159,17 +161,17 @@ def pair_table(matched: list[Member], found: Match) -> QTable:
         weight that the pair was left); a row per pair.
     """
     unit = u.Unit(matched[0].unit if matched else "", parse_strict="silent")
-    pairs = found.pairs.values()
-    cells = np.array([pair.n_cells for pair in pairs], int)
-    area = np.array([matched[i].cell_size ** 2 for i, _ in found.pairs], float)
+    network = found.network
+    name = np.array([member.name for member in matched], str)
+    area = np.array([member.cell_size**2 for member in matched], float)[network.first]
     return QTable(
         {
-            "i": [matched[i].name for i, _ in found.pairs],
-            "j": [matched[j].name for _, j in found.pairs],
-            "difference": [pair.difference for pair in pairs] * unit,
-            "error": [pair.error for pair in pairs] * unit,
-            "cells": cells,
-            "pixels": np.rint(cells * area).astype(int),
+            "i": name[network.first],
+            "j": name[network.second],
+            "difference": network.difference * unit,
+            "error": network.error * unit,
+            "cells": found.n_cells,
+            "pixels": np.rint(found.n_cells * area).astype(int),
             "residual": found.levels.residual * unit,
             "weight": found.levels.pair_weight,
         }

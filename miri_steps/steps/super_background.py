@@ -1,7 +1,6 @@
 """Build the background fixed to the detector out of dithered exposures, and subtract it."""
 
 import logging
-import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from miri_steps import detector, workers
 from miri_steps.algorithms import exposure_levels
 from miri_steps.steps import super_background_products as products
 from miri_steps.steps.base import (
-    MiriStep,
+    SpreadStep,
     as_library,
     check_exposures,
+    file_of,
     is_exposure_file,
     library_folder,
     list_exposures,
@@ -24,8 +24,8 @@ from miri_steps.steps.base import (
 from miri_steps.steps.sky_masks import read_mask_image, read_regions
 from miri_steps.steps.sky_members import corners
 from miri_steps.steps.super_background_build import Builder, Recipe, imager_pixels
-from miri_steps.steps.super_background_masks import MaskRules, find_sources, usable_pixels
 from miri_steps.steps.super_background_members import Member, group_by_background
+from miri_steps.steps.super_background_rules import MaskRules, find_sources, usable_pixels
 from miri_steps.steps.super_background_subtract import subtract, whole
 
 __all__ = ["SuperBackgroundStep"]
@@ -45,7 +45,7 @@ _RECORDED = (
 )
 
 
-class SuperBackgroundStep(MiriStep):
+class SuperBackgroundStep(SpreadStep):
     """
     Subtract the background that is fixed to the detector, built from the exposures themselves.
 
@@ -126,9 +126,9 @@ class SuperBackgroundStep(MiriStep):
         sky_library = as_library(skies, in_memory=self.in_memory) if skies else None
         members = self._list(library, sky_library)
         groups = self._group(members, saved)
-        libraries = {False: library, True: sky_library}
-        with workers.open_map(cores) as run, self._scratch(library) as folder:
-            built = [self._correct(group, libraries, recipe, saved, run, folder) for group in groups]
+        source = _Libraries(library, sky_library)
+        with self.scratch(library) as folder, workers.open_map(cores, self.executor) as run:
+            built = [self._correct(group, library, source, recipe, saved, run, folder) for group in groups]
         # All of them or none: an error in one group must not leave files of another.
         for found in filter(None, built):
             self._save_background(library, *found)
@@ -229,9 +229,9 @@ class SuperBackgroundStep(MiriStep):
 
     # ---- the work
 
-    def _correct(self, group, libraries, recipe, saved, run, folder):
+    def _correct(self, group, library, source, recipe, saved, run, folder):
         """Find the background of a group, and take it from its exposures; return what is to be saved."""
-        library, built = libraries[False], ()
+        built = ()
         if group.targets[0].problem is None and saved:
             known = next(each for each in saved if each.fits(group))
             self._warn_of_itself(group, known)
@@ -242,7 +242,7 @@ class SuperBackgroundStep(MiriStep):
 
             self._write_back(library, group, model_of)
         elif group.targets[0].problem is None:
-            with closing(Builder(group, recipe, _opener(libraries), run, folder)) as builder:
+            with closing(Builder(group, recipe, source, run, folder)) as builder:
                 built = self._build_and_subtract(group, builder, library)
         for member in group.targets:
             if member.problem is not None:
@@ -416,27 +416,22 @@ class SuperBackgroundStep(MiriStep):
             log.info("Saved association %s", path)
         return saved
 
-    @contextmanager
-    def _scratch(self, library):
-        """Make a folder for scratch files where exposures are not to be kept in memory."""
-        if self.in_memory and not library.on_disk:
-            yield None
-            return
-        with tempfile.TemporaryDirectory(prefix="super_background_") as folder:
-            yield Path(folder)
 
+class _Libraries:
+    """The exposures and those of the sky set, wherever they are."""
 
-def _opener(libraries):
-    """Make a context manager that opens the model of a member to be read."""
+    def __init__(self, library, sky_library):
+        self._libraries = {False: library, True: sky_library}
+
+    def file_of(self, member):
+        return file_of(self._libraries[member.is_sky], member)
 
     @contextmanager
-    def opened(member):
-        library = libraries[member.is_sky]
+    def opened(self, member):
+        library = self._libraries[member.is_sky]
         with library:
             model = library.borrow(member.index)
             try:
                 yield model
             finally:
                 library.shelve(model, member.index, modify=False)
-
-    return opened

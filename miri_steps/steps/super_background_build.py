@@ -1,26 +1,27 @@
 """How `SuperBackgroundStep` gets from a group of exposures to its background."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator
+import shutil
+import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from astropy.coordinates import SkyCoord
 
 from miri_steps import detector, exposures
-from miri_steps.algorithms import smooth_fill, source_masks
+from miri_steps.algorithms import smooth_fill
 from miri_steps.algorithms.exposure_levels import Levels
-from miri_steps.algorithms.sky_cells import PixelMap
-from miri_steps.algorithms.sources import grow_by_width
+from miri_steps.steps import super_background_jobs as jobs
 from miri_steps.steps import super_background_masks as masks
-from miri_steps.steps.pixel_set import PixelSet
 from miri_steps.steps.super_background_members import Group, Member
+from miri_steps.steps.super_background_rules import MaskRules
 from miri_steps.steps.super_background_samples import Background, Samples
 
-__all__ = ["Builder", "Recipe", "imager_pixels", "pointing_of"]
+__all__ = ["Builder", "Recipe", "Source", "imager_pixels"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -29,9 +30,9 @@ _WHOLE = 0.99
 # Side of a cell of the internal mosaic [FWHM of a star], [arcsec]: halos are wider.
 _CELL, _LEAST_CELL = 1.0, 0.22
 
-# Wings that must not get into the first guess of the background reach this many radii beyond what is bright,
-# but no farther than this many FWHM: extended emission has no wings of that kind.
-_WINGS, _HALO = 2.0, 8.0
+# Wings that must not get into the first guess of the background reach no farther than this [FWHM]: extended
+# emission has no wings of that kind.
+_HALO = 8.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,21 @@ class Recipe:
         2 to look for sources again in a mosaic of the first result.
     """
 
-    rules: masks.MaskRules
+    rules: MaskRules
     scaling: str
     statistic: str
     sigma: float
     passes: int
+
+
+class Source(Protocol):
+    """Where exposures are."""
+
+    def file_of(self, member: Member) -> Path | None:
+        """Find the file of a member; None if it is in memory."""
+
+    def opened(self, member: Member) -> AbstractContextManager:
+        """Open the model of a member to be read."""
 
 
 class Builder:
@@ -70,8 +81,8 @@ class Builder:
         The exposures.
     recipe : Recipe
         What to do with them.
-    opened : callable
-        Context manager that opens the model of a member to be read.
+    source : Source
+        Where they are.
     run : callable
         A ``map``, over processes or not.
     folder : Path or None
@@ -82,24 +93,29 @@ class Builder:
         self,
         group: Group,
         recipe: Recipe,
-        opened: Callable[[Member], AbstractContextManager],
+        source: Source,
         run: Callable,
         folder: Path | None,
     ):
-        self.group, self.recipe, self.opened, self.run, self.folder = group, recipe, opened, run, folder
+        self.group, self.recipe, self.source, self.run = group, recipe, source, run
+        # Each group has a folder of its own: no name is used twice.
+        self.folder = folder and Path(tempfile.mkdtemp(dir=folder))
         self.members = group.builders
+        self.names = [member.name for member in self.members]
         self.samples = None
-        self._given, self._known, self._bright, self._maps = [], [], [], []
-        self._valid, self._imager, self._covered = 0, None, []
+        self._maps, self._covered, self._imager = [], [], None
 
     def close(self) -> None:
-        """Close the scratch files."""
+        """Remove the scratch files."""
         if self.samples is not None:
             self.samples.close()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        jobs.forget()
 
     def read(self, corners: np.ndarray | None) -> None:
         """
-        Read every exposure once, one at a time, and mask what is plainly a source.
+        Read every exposure once, and mask what is plainly a source.
 
         Parameters
         ----------
@@ -111,13 +127,46 @@ class Builder:
         ValueError
             If exposures differ in shape or lack what is needed.
         """
-        cell = max(_LEAST_CELL, _CELL * self.group.fwhm * detector.PIXEL_SCALE)
-        self._grid = exposures.sky_grid(corners, cell) if self.recipe.passes == 2 else None
-        for found in self.run(source_masks.bright_job, self._look()):
-            k, known, err, scale = self._looked.popleft()
-            self._bright.append(PixelSet.of(found & ~known))
-            self._known.append(PixelSet.of(known))
-            self.samples.add_noise(err, ~found & ~self._given[k].mask(), scale)
+        self._look = jobs.share(self._make_room(corners), self.folder, "look")
+        for k, seen in enumerate(self.run(jobs.read, self._readings())):
+            member = self.members[k]
+            if seen.marks is not None:
+                self.samples.marks.write(k, seen.marks)
+            self.samples.take(k, seen.scale)
+            member.pointing, member.is_dead = seen.pointing, seen.covered is None
+            self._covered.append(seen.covered)
+            if seen.pixel_map is not None:
+                self._maps.append(seen.pixel_map)
+            log.info("%d/%d %s read", k + 1, len(self.members), member.name)
+        self.samples.err.close()
+
+    def _make_room(self, corners):
+        """Look at the first exposure, and say what is wanted of all."""
+        with self.source.opened(self.members[0]) as model:
+            shape, self._imager = model.data.shape, imager_pixels(model)
+        self.samples = Samples(len(self.members), shape, self.folder)
+        return jobs.Look(
+            rules=self.recipe.rules,
+            fwhm=self.group.fwhm,
+            first=self.names[0],
+            shape=shape,
+            has_level=self.recipe.scaling == "multiplicative",
+            center=exposures.sky_middle(corners) if self.recipe.passes == 2 else None,
+            cell=max(_LEAST_CELL, _CELL * self.group.fwhm * detector.PIXEL_SCALE),
+        )
+
+    def _readings(self):
+        """Hand out files; of exposures that are kept in memory, their pixels."""
+        samples, wanted = self.samples, self._look.load()
+        stacks = jobs.Stacks(samples.data, samples.err, samples.marks) if self.folder else None
+        for k, member in enumerate(self.members):
+            planes = self.source.file_of(member)
+            if planes is None:
+                with self.source.opened(member) as model:
+                    planes = jobs.look(model, wanted, member.name)
+                samples.data.write(k, planes.image)
+                samples.err.write(k, planes.err)
+            yield jobs.Reading(member.name, k, planes, self._look, stacks, self.folder)
 
     def uncovered(self) -> str | None:
         """
@@ -165,117 +214,59 @@ class Builder:
         background = self._combine(levels, wanted)
         if self.recipe.passes == 2:
             log.info("%s: second pass, sources from a mosaic of the first result", self.group.name)
-            outs = [member.left_out if member.left_out in wanted else wanted[0] for member in self.members]
+            known = set(wanted)
+            outs = [member.left_out if member.left_out in known else wanted[0] for member in self.members]
             masks.mask_by_mosaic(
-                *(self.samples, levels, background, outs, self._maps),
+                *(self.samples, self.names, levels, background, outs, self._maps),
                 *(self.group.fwhm, self.recipe.rules, self.run),
             )
             for k in range(len(self.members)):
-                self._tell(k, self.samples.masks.image(k))
+                self._tell(k, self.samples.masks.image(k), self.samples.marks.image(k))
             background.close()
             levels = self._find_levels()
             background = self._combine(levels, wanted)
         return background, levels
 
-    def _look(self) -> Iterator[tuple]:
-        """Read the exposures, and hand out the images in which bright sources are to be found."""
-        self._looked = deque()
-        for k, member in enumerate(self.members):
-            with self.opened(member) as model:
-                self._make_room(member, model)
-                member.pointing = pointing_of(model)
-                if self._grid is not None:
-                    self._maps.append(self._map(member, model))
-                if model.err is None:
-                    raise ValueError(f"{member.name} must have an array ERR, but has none")
-                usable = masks.usable_pixels(model)
-                member.is_dead = not usable.any()
-                given, known = self.recipe.rules.given(model, usable, self.group.fwhm)
-                image = np.where(usable, model.data, np.nan).astype(np.float32)
-                err = np.where(usable, model.err, np.nan).astype(np.float32)
-            self._covered.append(known[usable].mean() if usable.any() else None)
-            self.samples.data.write(k, image)
-            self._given.append(PixelSet.of(given))
-            self._looked.append((k, known, err, self._scale(member, image[usable & ~given])))
-            self._valid = self._valid + usable.astype(np.uint16)
-            log.info("%d/%d %s read", k + 1, len(self.members), member.name)
-            yield image, err, self.group.fwhm
-
-    def _make_room(self, member, model):
-        if self.samples is None:
-            self.samples = Samples(len(self.members), model.data.shape, self.folder)
-            self._imager = imager_pixels(model)
-        elif model.data.shape != self.samples.shape:
-            raise ValueError(
-                f"exposures of one background must have one shape, but {self.members[0].name} has "
-                f"{self.samples.shape} and {member.name} has {model.data.shape}"
-            )
-
-    def _scale(self, member, values):
-        """Guess by which factor an exposure follows the background."""
-        if self.recipe.scaling != "multiplicative" or not len(values):
-            return 1.0
-        level = float(np.median(values))
-        if level <= 0:
-            raise ValueError(
-                f"scaling='multiplicative' needs exposures with their background, above 0, but the level of "
-                f"{member.name} is {level:.4g}"
-            )
-        return level
-
-    def _map(self, member, model):
-        if getattr(model.meta, "wcs", None) is None:
-            raise ValueError(f"passes=2 makes a mosaic, but {member.name} has no WCS (was assign_wcs run?)")
-        return PixelMap(*exposures.pixel_mesh(model, self._grid), exposures.frame_origin(model))
-
     def _mask(self):
         """Mask sources: those of the mask image, and elsewhere those that show without the background."""
-        sources = masks.without_detector_light(
-            self._bright, self._valid, fwhm=self.group.fwhm, reach=self._reach()
-        )
+        fwhm = self.group.fwhm
+        light = masks.detector_light(self.samples, fwhm=fwhm, reach=self._reach())
         covered = min((share for share in self._covered if share is not None), default=0.0) >= _WHOLE
-        if covered:
-            self._write_masks(each.mask() for each in sources)
-            return
-        halo = _HALO * self.group.fwhm
-        self._write_masks((grow_by_width(each.mask(), _WINGS, halo) for each in sources), told=False)
-        levels = self._find_levels()
-        median = self._combine(levels, [()], "median")
-        guess, _, _ = median.read(())
-        median.close()
-        guess = smooth_fill.fill(guess, np.isfinite(guess)).value
-        found = masks.find_residuals(
-            self.samples, levels, guess, self.group.fwhm, self.recipe.rules, self.run
-        )
-        self._write_masks(
-            (each & ~known.mask()) | bright.mask()
-            for each, known, bright in zip(found, self._known, sources, strict=True)
-        )
+        masks.mask_bright(self.samples, self.names, light, None if covered else _HALO * fwhm, self.run)
+        if not covered:
+            levels = self._find_levels()
+            median = self._combine(levels, [()], "median")
+            guess, _, _ = median.read(())
+            median.close()
+            guess = smooth_fill.fill(guess, np.isfinite(guess)).value
+            masks.mask_residuals(self.samples, self.names, levels, guess, self._look, self.run)
+        self._tell_all()
 
-    def _write_masks(self, found, *, told=True):
-        """Write masks, and tell of them where they are the last ones."""
+    def _tell_all(self):
+        """Tell how much of each exposure is masked."""
         count = np.zeros(self.samples.shape, np.uint16)
-        for k, (given, each) in enumerate(zip(self._given, found, strict=True)):
-            mask = given.mask() | each
-            self.samples.masks.write(k, mask)
-            if told:
-                self._tell(k, mask)
-                count += each & ~given.mask() & np.isfinite(self.samples.data.image(k))
-        if told:
-            self._warn_of_staying(count)
+        for k in range(len(self.members)):
+            mask, marks = self.samples.masks.image(k), self.samples.marks.image(k)
+            self._tell(k, mask, marks)
+            count += mask & ((marks & (jobs.USABLE | jobs.GIVEN)) == jobs.USABLE)
+        self._warn_of_staying(count)
 
-    def _tell(self, k, mask):
-        inside = mask[np.isfinite(self.samples.data.image(k))]
+    def _tell(self, k, mask, marks):
+        inside = mask[(marks & jobs.USABLE) > 0]
         said = f"{100 * inside.mean():.1f}% of its pixels are masked" if len(inside) else "no usable pixel"
         log.info("%d/%d %s: %s", k + 1, len(self.members), self.members[k].name, said)
 
     def _find_levels(self):
-        region = self._imager & (self._valid > 0)
-        return self.samples.find_levels(region if region.any() else self._valid > 0, self.recipe.scaling)
+        region = self._imager & (self.samples.valid > 0)
+        return self.samples.find_levels(
+            region if region.any() else self.samples.valid > 0, self.recipe.scaling
+        )
 
     def _combine(self, levels, wanted, statistic=None):
         return self.samples.combine(
-            levels, wanted, self.run, statistic=statistic or self.recipe.statistic, sigma=self.recipe.sigma
+            *(self.group.name, levels, wanted, self.run),
+            statistic=statistic or self.recipe.statistic,
+            sigma=self.recipe.sigma,
         )
 
     def _reach(self):
@@ -287,13 +278,13 @@ class Builder:
         return float(there.separation(there[0]).arcsec.max()) / detector.PIXEL_SCALE
 
     def _warn_of_staying(self, count):
-        wide = masks.staying_wide(count, self._valid, fwhm=self.group.fwhm, reach=self._reach())
+        wide = masks.staying_wide(count, self.samples.valid, fwhm=self.group.fwhm, reach=self._reach())
         if wide.any():
             log.warning(
                 "%s: light stays on %d pixels (%.2f%%) in most of the exposures and is wide: it is taken for "
                 "sources larger than the dithers, and their faint outskirts may be in the background. Wider "
                 "dithers, mask_image or a sky set help; if it is the detector's light, mask_image does.",
-                *(self.group.name, wide.sum(), 100 * wide.sum() / max(1, (self._valid > 0).sum())),
+                *(self.group.name, wide.sum(), 100 * wide.sum() / max(1, (self.samples.valid > 0).sum())),
             )
 
 
@@ -313,26 +304,3 @@ def imager_pixels(model) -> np.ndarray:
     """
     inside = exposures.region_pixels(model, ["imager"])
     return inside if inside.any() else np.ones_like(inside)
-
-
-def pointing_of(model) -> tuple[float, float] | None:
-    """
-    Find where the middle of a frame looks.
-
-    Parameters
-    ----------
-    model : ImageModel
-        The exposure.
-
-    Returns
-    -------
-    tuple of float or None
-        RA and Dec from the WCS, or those of the reference point [deg]; None if it has neither.
-    """
-    wcs = getattr(model.meta, "wcs", None)
-    if wcs is not None:
-        ny, nx = model.data.shape
-        ra, dec = wcs((nx - 1) / 2, (ny - 1) / 2, with_bounding_box=False)
-    else:
-        ra, dec = model.meta.wcsinfo.ra_ref, model.meta.wcsinfo.dec_ref
-    return None if ra is None or dec is None else (float(ra), float(dec))

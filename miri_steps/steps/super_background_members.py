@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from astropy.coordinates import SkyCoord
+from astropy.coordinates import angular_separation
+from scipy.spatial import cKDTree
 
 from miri_steps import detector
 from miri_steps.steps.base import Exposure
@@ -162,20 +163,45 @@ class Group:
             What is close [FWHM of a star].
         """
         builders, targets = self.builders, self.targets
-        dead = np.array([builder.is_dead for builder in builders])
+        dead = tuple(k for k, builder in enumerate(builders) if builder.is_dead)
         if not leave_one_out or builders[0].is_sky:
             for target in targets:
-                target.left_out = tuple(np.flatnonzero(dead).tolist())
+                target.left_out = dead
             return
-        close = np.zeros((len(targets), len(builders)), bool)
-        known = [member.pointing is not None for member in builders]
-        there = SkyCoord([member.pointing or (0.0, 0.0) for member in builders], unit="deg")
-        for row, target in zip(close, targets, strict=True):
-            if target.pointing is not None:
-                away = SkyCoord(*target.pointing, unit="deg").separation(there).arcsec
-                row |= known & (away < min_separation * self.fwhm * detector.PIXEL_SCALE)
-            row |= dead | [builder is target for builder in builders]
-            target.left_out = tuple(np.flatnonzero(row).tolist())
+        place = {id(builder): k for k, builder in enumerate(builders)}
+        reach = min_separation * self.fwhm * detector.PIXEL_SCALE
+        # Exposures of one pointing leave out the same: kept once.
+        known = {}
+        for target, near in zip(targets, _near(targets, builders, reach), strict=True):
+            left = tuple(sorted({*near, *dead, place[id(target)]}))
+            target.left_out = known.setdefault(left, left)
+
+
+def _near(targets, builders, reach):
+    """Find for each target the builders that are pointed closer to it than so much [arcsec]."""
+    where = np.array([k for k, builder in enumerate(builders) if builder.pointing is not None], int)
+    if not len(where) or reach <= 0:
+        return [[] for _ in targets]
+    there = np.radians([builders[k].pointing for k in where])
+    # A little farther, for the distances of the few candidates are found again below.
+    chord = 2 * np.sin(np.radians(min(reach / 3600 * (1 + 1e-6), 180)) / 2) + 1e-12
+    tree = cKDTree(_directions(there))
+    found = []
+    for target in targets:
+        if target.pointing is None:
+            found.append([])
+            continue
+        here = np.radians(target.pointing)
+        few = np.array(tree.query_ball_point(_directions(here), chord), int)
+        away = np.degrees(angular_separation(*here, *there[few].T)) * 3600
+        found.append(where[few[away < reach]].tolist())
+    return found
+
+
+def _directions(positions):
+    """Turn right ascension and declination [rad] into unit vectors."""
+    ra, dec = np.moveaxis(np.asarray(positions), -1, 0)
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 def same_background(first: dict, second: dict) -> bool:

@@ -8,7 +8,9 @@ import numpy as np
 
 from miri_steps.algorithms import exposure_levels, leave_out
 from miri_steps.algorithms.exposure_levels import Levels
-from miri_steps.steps.image_stack import ImageStack
+from miri_steps.algorithms.sky_cells import Held, Kept
+from miri_steps.steps import super_background_jobs as jobs
+from miri_steps.steps.image_stack import FiledImage, ImageStack
 
 __all__ = ["Background", "Samples"]
 
@@ -47,8 +49,12 @@ class Background:
         count = self.counts.image(slot)
         return self.models.image(slot), self.noise**2 * self.factors[count], count
 
+    def lend(self, left_out: tuple[int, ...]) -> Held | FiledImage:
+        """Say where another process finds a model, or send it along where it is in memory."""
+        return self.models.lend(self.slots[left_out])
+
     def close(self) -> None:
-        """Close its files."""
+        """Remove its files."""
         self.models.close()
         self.counts.close()
 
@@ -69,29 +75,35 @@ class Samples:
 
     def __init__(self, number: int, shape: tuple[int, int], folder: Path | None):
         self.number, self.shape, self.folder = number, shape, folder
-        self._stacks = []
-        self.data, self.masks = self._stack("data", number, np.float32), self._stack("masks", number, bool)
+        self._stacks, self._made = [], 0
+        self.data, self.err = (self.stack(name, number, np.float32) for name in ("data", "err"))
+        self.marks, self.masks = self.stack("marks", number, np.uint8), self.stack("masks", number, bool)
+        self.valid = np.zeros(shape, np.uint16)
         self._variance, self._quiet = np.zeros(shape), np.zeros(shape, np.uint16)
         self._least, self._scales = np.full(shape, np.nan), []
 
     def close(self) -> None:
-        """Close the files, those of backgrounds too."""
+        """Remove the files, those of backgrounds too."""
         for stack in self._stacks:
             stack.close()
 
-    def add_noise(self, err: np.ndarray, quiet: np.ndarray, scale: float) -> None:
+    def take(self, k: int, scale: float) -> None:
         """
-        Take up the noise of an exposure.
+        Take up an exposure whose images are written: where it is usable, and its noise.
 
         Parameters
         ----------
-        err : ndarray
-            Standard deviation of its pixels, shape (ny, nx), NaN where not usable.
-        quiet : ndarray
-            True where no source adds to it.
+        k : int
+            Which one.
         scale : float
-            About the factor by which the exposure follows the background.
+            About the factor by which it follows the background.
         """
+        marks = self.marks.image(k)
+        self.valid += (marks & jobs.USABLE) > 0
+        self._add_noise(self.err.image(k), (marks & (jobs.FOUND | jobs.GIVEN)) == 0, scale)
+
+    def _add_noise(self, err, quiet, scale):
+        """Take up the noise of an exposure, where no source adds to it."""
         variance = (err / scale).astype(float) ** 2
         quiet = quiet & np.isfinite(variance)
         self._variance += np.where(quiet, variance, 0)
@@ -139,13 +151,22 @@ class Samples:
         return exposure_levels.fit(pixels, scaling)
 
     def combine(
-        self, levels: Levels, left_out: list[tuple[int, ...]], run: Callable, *, statistic: str, sigma: float
+        self,
+        name: str,
+        levels: Levels,
+        left_out: list[tuple[int, ...]],
+        run: Callable,
+        *,
+        statistic: str,
+        sigma: float,
     ) -> Background:
         """
         Combine the exposures at their common level.
 
         Parameters
         ----------
+        name : str
+            What they are called together.
         levels : Levels
             How they follow the background.
         left_out : list of tuple of int
@@ -162,40 +183,103 @@ class Samples:
         Background
             The models.
         """
-        models = self._stack("models", len(left_out), np.float32)
-        counts = self._stack("counts", len(left_out), np.uint16)
-        noise = self.noise
+        step = max(1, _BLOCK // (self.number * self.shape[1]))
+        models = self.stack("models", len(left_out), np.float32, step=step)
+        counts = self.stack("counts", len(left_out), np.uint16, step=step)
+        self._made += 1
+        plan = jobs.share(_Plan(levels, left_out, statistic, sigma), self.folder, f"plan{self._made}")
+        into = (models, counts) if self.folder else None
+
+        noise = self.stack("noise", 1, float)
+        noise.write(0, self.noise)
 
         def tasks():
-            for rows in self._blocks():
-                yield self._at_common_level(rows, levels), noise[rows], left_out, statistic, sigma
+            for rows in self._blocks(step):
+                samples = _Rows(self.data, self.masks, noise, rows)
+                said = f"rows {rows.start} to {rows.stop - 1} of {name}"
+                yield _Combining(said, samples if self.folder else Held(samples.load()), plan, rows, into)
 
-        for rows, found in zip(self._blocks(), run(_combine_job, tasks()), strict=True):
-            for slot in range(len(left_out)):
-                models.write_rows(slot, rows, found.value[slot])
-                counts.write_rows(slot, rows, found.count[slot])
+        for rows, found in zip(self._blocks(step), run(_combine, tasks()), strict=True):
+            if found is not None:
+                models.write_all(rows, found.value)
+                counts.write_all(rows, found.count)
         factors = leave_out.variance_factors(statistic, sigma, self.number)
-        return Background(models, counts, noise, factors, {out: slot for slot, out in enumerate(left_out)})
+        return Background(models, counts, noise.image(0), factors, {out: k for k, out in enumerate(left_out)})
 
-    def _blocks(self) -> Iterator[slice]:
-        """Cut the frame into rows that can be worked on at once."""
-        ny, nx = self.shape
-        step = max(1, _BLOCK // (self.number * nx))
-        return (slice(start, min(start + step, ny)) for start in range(0, ny, step))
+    def stack(self, name: str, number: int, dtype, *, step: int | None = None) -> ImageStack:
+        """
+        Make room for more images of the same shape.
 
-    def _at_common_level(self, rows, levels):
-        block = np.where(self.masks.rows(rows), np.float32(np.nan), self.data.rows(rows))
-        factor, level = (
-            each.astype(np.float32)[:, np.newaxis, np.newaxis] for each in (levels.factor, levels.level)
-        )
-        return (block - level) / factor
+        Parameters
+        ----------
+        name : str
+            Name of their file.
+        number, dtype, step
+            As in `ImageStack`.
 
-    def _stack(self, name, number, dtype):
-        stack = ImageStack(number, self.shape, dtype, None if self.folder is None else self.folder / name)
+        Returns
+        -------
+        ImageStack
+            The images, removed with the samples at the latest.
+        """
+        path = None if self.folder is None else self.folder / name
+        stack = ImageStack(number, self.shape, dtype, path, step=step)
         self._stacks.append(stack)
         return stack
 
+    def _blocks(self, step) -> Iterator[slice]:
+        """Cut the frame into rows that can be worked on at once."""
+        ny = self.shape[0]
+        return (slice(start, min(start + step, ny)) for start in range(0, ny, step))
 
-def _combine_job(job):
-    samples, noise, left_out, statistic, sigma = job
-    return leave_out.combine(samples, noise, left_out, statistic=statistic, sigma=sigma)
+
+@dataclass(frozen=True)
+class _Plan:
+    """How samples are combined."""
+
+    levels: Levels
+    left_out: list[tuple[int, ...]]
+    statistic: str
+    sigma: float
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The same rows of all exposures, and of their noise."""
+
+    data: ImageStack
+    masks: ImageStack
+    noise: ImageStack
+    rows: slice
+
+    def load(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read samples, NaN where they are masked, and noise."""
+        samples = self.data.rows(self.rows)
+        samples[self.masks.rows(self.rows)] = np.nan
+        return samples, self.noise.rows(self.rows)[0]
+
+
+@dataclass(frozen=True)
+class _Combining:
+    """Rows to be combined; `into` are stacks of models and counts, where these are in files."""
+
+    name: str
+    samples: Kept
+    plan: Kept
+    rows: slice
+    into: tuple[ImageStack, ImageStack] | None
+
+
+def _combine(task):
+    plan, (samples, noise) = task.plan.load(), task.samples.load()
+    factor, level = (
+        each.astype(np.float32)[:, np.newaxis, np.newaxis] for each in (plan.levels.factor, plan.levels.level)
+    )
+    samples = (samples - level) / factor
+    found = leave_out.combine(samples, noise, plan.left_out, statistic=plan.statistic, sigma=plan.sigma)
+    if task.into is None:
+        return found
+    models, counts = task.into
+    models.write_all(task.rows, found.value)
+    counts.write_all(task.rows, found.count)
+    return None

@@ -98,17 +98,27 @@ def subtract(model: JwstDataModel, background: Model, *, keep: float) -> int:
     value = np.where(known, background.value - keep, np.where(lost, np.nan, 0))
     added = np.where(known, np.nan_to_num(background.variance), np.where(lost, np.nan, 0))
     shares = _shares(model)
-    model.data = (model.data - value).astype(model.data.dtype)
-    model.err = np.sqrt(model.err.astype(float) ** 2 + added).astype(model.err.dtype)
+    _replace(model, "data", model.data - value)
+    _replace(model, "err", np.sqrt(model.err.astype(float) ** 2 + added))
     for name in (*_NOISE, "var_flat"):
         plane = getattr(model, name)
         if plane is not None:
             # 0 times NaN is NaN: a pixel without data has no variance either.
-            setattr(model, name, (plane + shares.get(name, 0.0) * added).astype(plane.dtype))
+            _replace(model, name, plane + shares.get(name, 0.0) * added)
     if lost.any():
         flags = np.zeros(lost.shape, np.uint32) if model.dq is None else model.dq
         model.dq = np.where(lost, flags | _FLAGS, flags).astype(np.uint32)
     return int(lost.sum())
+
+
+def _replace(model, name, values):
+    """Give a plane of an exposure new values, its type stays."""
+    plane = getattr(model, name)
+    if plane.flags.writeable:
+        # A plane that is put into a model is held against schemas, which are read anew each time.
+        plane[...] = values
+    else:
+        setattr(model, name, values.astype(plane.dtype))
 
 
 def _shares(model):

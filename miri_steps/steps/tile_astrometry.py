@@ -1,21 +1,31 @@
 """Give all exposures of a tile one correction of their pointing."""
 
 import logging
+from dataclasses import replace
 from importlib.util import find_spec
 
 from jwst.datamodels import ModelContainer
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import exposures
+from miri_steps import workers
 from miri_steps.steps import (
     reference_stars,
     tile_corrections,
     tile_direct,
+    tile_look,
     tile_measure,
     tile_products,
     tile_wcs,
 )
-from miri_steps.steps.base import MiriStep, as_library, check_exposures, list_exposures, table_path
+from miri_steps.steps.base import (
+    SpreadStep,
+    as_library,
+    check_exposures,
+    file_of,
+    list_exposures,
+    table_path,
+)
+from miri_steps.steps.tile_look import Look
 from miri_steps.steps.tile_members import Member, into_tiles
 
 __all__ = ["TileAstrometryStep"]
@@ -31,7 +41,7 @@ _RECORDED = (
 )
 
 
-class TileAstrometryStep(MiriStep):
+class TileAstrometryStep(SpreadStep):
     """
     Move all exposures of a tile together, by one correction that was measured well.
 
@@ -96,6 +106,7 @@ class TileAstrometryStep(MiriStep):
             If a parameter makes no sense, a table lacks what it needs, or an exposure is not MIRI imaging
             or does not say to which tile it belongs.
         """
+        cores = workers.count(self.maximum_cores)
         rows, reference = self._read_tables()
         opened = self.open_input(input_models)
         library = as_library(opened, in_memory=self.in_memory)
@@ -103,7 +114,7 @@ class TileAstrometryStep(MiriStep):
         check_exposures(members)
         self.name_products([member.path for member in members])
         tiles = into_tiles(members, self.group_by)
-        self._look(library, members, reference)
+        self._look(library, members, reference, cores)
         if rows is None:
             rows = self._measure(tiles, reference)
         self._choose(tiles, rows)
@@ -128,34 +139,60 @@ class TileAstrometryStep(MiriStep):
             )
         return None, None
 
-    def _look(self, library, members, reference):
-        """Read the correction that every exposure has, or its stars, one exposure at a time."""
-        with library:
-            for number, member in enumerate(members, start=1):
-                model = library.borrow(member.index)
-                try:
-                    self._read(model, member)
-                    if reference and not member.problem:
-                        wcs = tile_wcs.uncorrected(model.meta.wcs)
-                        member.detected = tile_direct.detect(model, wcs=wcs, snr=self.snr_threshold)
-                finally:
-                    library.shelve(model, member.index, modify=False)
+    def _look(self, library, members, reference, cores):
+        """Read the correction that every exposure has, or its stars."""
+        # What is in memory and whose stars are not wanted has nothing for others to do.
+        executor = self.executor
+        if not reference and not library.on_disk:
+            cores, executor = 1, None
+        tasks = (self._task(library, member, reference) for member in members)
+        with library, workers.open_map(min(cores, len(members)), executor) as run:
+            for number, (member, seen) in enumerate(
+                zip(members, run(tile_look.look, tasks), strict=True), start=1
+            ):
+                pointing, stars = seen
+                if pointing is not None:
+                    self._note(member, pointing)
+                    member.detected = stars
+                elif stars is not None:
+                    member.detected = self._locate(library, member, stars)
                 log.info("%d/%d %s: %s", number, len(members), member.name, member.summary())
 
-    def _read(self, model, member):
-        wcs = getattr(model.meta, "wcs", None)
-        if not tile_wcs.has_telescope_frame(wcs) or member.lacks_reference:
-            member.is_fixed = True
+    def _task(self, library, member, reference):
+        """Describe what is to be done to one exposure: by its file where it has one."""
+        task = Look(
+            *(member.name, file_of(library, member), member.group, member.lacks_reference),
+            averages=not (self.corrections or reference),
+            snr=self.snr_threshold if reference else None,
+        )
+        if task.exposure is not None:
+            return task
+        model = library.borrow(member.index)
+        try:
+            pointing = tile_look.read(model, task)
+            self._note(member, pointing)
+            return replace(task, exposure=tile_direct.take(model)) if reference and pointing.is_open else task
+        finally:
+            library.shelve(model, member.index, modify=False)
+
+    def _locate(self, library, member, found):
+        """Say where on the sky the stars of an exposure in memory are."""
+        model = library.borrow(member.index)
+        try:
+            return tile_direct.locate(model, found, wcs=tile_wcs.uncorrected(model.meta.wcs))
+        finally:
+            library.shelve(model, member.index, modify=False)
+
+    def _note(self, member, pointing):
+        """Keep what an exposure says of its pointing, and why its own correction does not count."""
+        member.is_fixed, member.found = pointing.is_fixed, pointing.found
+        member.stored, member.stars = pointing.stored, pointing.stars
+        if pointing.is_fixed:
             member.problem = "it lacks a WCS with a v2v3 frame, or RA_REF, DEC_REF, V2_REF, V3_REF, ROLL_REF"
-            return
-        member.found = tile_wcs.read(wcs)
-        member.stored = tile_wcs.read_record(model)
-        if member.stored:
+        elif pointing.stored:
             member.problem = "it was done before"
         elif not (self.corrections or self.reference_catalog):
             member.problem = _fit_problem(member)
-            lines = [line for log in exposures.read_logs(model).values() for line in log]
-            member.stars = tile_measure.matched_stars(lines, member.group)
 
     def _measure(self, tiles, reference):
         """Find the correction of each tile, filter by filter."""

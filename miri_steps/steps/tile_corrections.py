@@ -214,9 +214,11 @@ def choose(
     source : str
         Where it comes from, or why there is none.
     """
-    known, middle = _best_of_each(rows), tile.position
-    if tile.name in known:
-        return _nearby(known[tile.name], middle), OWN
+    middle = tile.position
+    own = _best_of_each([row for row in rows if row.tile == tile.name])
+    if own:
+        return _nearby(own[tile.name], middle), OWN
+    known = _best_of_each(rows)
     observations = {visit[:8] for visit in tile.visit_ids}
     steps = {
         "on its guide star": [row for row in known.values() if {*row.gs_ids} & {*tile.gs_ids}],

@@ -10,9 +10,10 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector, exposures
 from miri_steps.algorithms import directions, star_finding, star_matching
+from miri_steps.algorithms.star_finding import Detections
 from miri_steps.steps.reference_stars import ReferenceStars
 
-__all__ = ["ExposureStars", "TileFit", "detect", "measure"]
+__all__ = ["ExposureStars", "Image", "TileFit", "detect", "locate", "measure", "search", "take"]
 
 # Pixels that the pipeline gives up are not used; the frame around the fields has no light.
 _DQ_BITS = "~DO_NOT_USE+NON_SCIENCE"
@@ -21,6 +22,27 @@ _DQ_BITS = "~DO_NOT_USE+NON_SCIENCE"
 _MERGING, _LEAST_MERGING = 0.4, 0.06
 # Beyond this the projection of a tile is of no use [deg].
 _FAR = 5.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """
+    The part of an exposure in which stars are looked for.
+
+    Parameters
+    ----------
+    data, err : ndarray
+        Image and its standard deviation, shape (ny, nx).
+    mask : ndarray
+        True where nothing is looked for, same shape.
+    fwhm : float
+        Width of a star at half maximum [pixel].
+    """
+
+    data: np.ndarray
+    err: np.ndarray
+    mask: np.ndarray
+    fwhm: float
 
 
 @dataclass(frozen=True)
@@ -113,28 +135,96 @@ def detect(
     ValueError
         If the exposure has no WCS, or no `fwhm` is known for its filter.
     """
-    name = model.meta.filename
     wcs = wcs or model.meta.wcs
     if wcs is None:
-        raise ValueError(f"{name} must have a WCS: run assign_wcs first")
+        raise ValueError(f"{model.meta.filename} must have a WCS: run assign_wcs first")
+    image = take(model, fwhm=fwhm)
+    return locate(model, search(image, snr), wcs=wcs, fwhm=image.fwhm)
+
+
+def take(model: JwstDataModel, *, fwhm: float | None = None) -> Image:
+    """
+    Take from an exposure what is needed to find its stars.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The exposure; not changed.
+    fwhm : float, optional
+        Width of a star at half maximum [pixel]; that of the filter when not given.
+
+    Returns
+    -------
+    Image
+        Its arrays.
+
+    Raises
+    ------
+    ValueError
+        If no `fwhm` is known for its filter.
+    """
+    if fwhm is None:
+        fwhm = _width(model.meta.filename, model.meta.instrument.filter)
+    excluded = exposures.excluded_pixels(model, dqbits=_DQ_BITS)
+    data, err = (np.asarray(plane, np.float32) for plane in (model.data, model.err))
+    return Image(data, err, excluded | ~_searched(model), fwhm)
+
+
+def search(image: Image, snr: float) -> Detections:
+    """
+    Find the stars of an image, wherever it looks.
+
+    Parameters
+    ----------
+    image : Image
+        The image.
+    snr : float
+        Least signal-to-noise ratio of a star.
+
+    Returns
+    -------
+    Detections
+        The stars.
+    """
+    data, err = image.data.astype(float), image.err.astype(float)
+    return star_finding.find(data, err, mask=image.mask, fwhm=image.fwhm, snr=snr)
+
+
+def locate(model: JwstDataModel, found: Detections, *, wcs: WCS, fwhm: float | None = None) -> ExposureStars:
+    """
+    Say where on the sky the stars of an exposure are.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The exposure.
+    found : Detections
+        Its stars.
+    wcs : gwcs.WCS
+        From pixels to the sky.
+    fwhm : float, optional
+        Width of a star at half maximum [pixel]; that of the filter when not given.
+
+    Returns
+    -------
+    ExposureStars
+        The stars.
+    """
+    name = model.meta.filename
     if fwhm is None:
         fwhm = _width(name, model.meta.instrument.filter)
-    excluded = exposures.excluded_pixels(model, dqbits=_DQ_BITS)
-    imager = exposures.region_pixels(model, ["imager"])
-    searched = imager if imager.any() else np.broadcast_to(True, imager.shape)
-    found = star_finding.find(
-        np.asarray(model.data, float),
-        np.asarray(model.err, float),
-        mask=excluded | ~searched,
-        fwhm=fwhm,
-        snr=snr,
-    )
     ra, dec = wcs(found.x, found.y, with_bounding_box=False)
     sigma = found.sigma * detector.PIXEL_SCALE
-    corners = _corners(wcs, searched)
+    corners = _corners(wcs, _searched(model))
     return ExposureStars(
         name, np.array(ra), np.array(dec), sigma, found.x, found.y, corners, fwhm * detector.PIXEL_SCALE
     )
+
+
+def _searched(model):
+    """Find the field in which stars are: that of the imager where it is in the frame, or else all."""
+    imager = exposures.region_pixels(model, ["imager"])
+    return imager if imager.any() else np.broadcast_to(True, imager.shape)
 
 
 def _width(name, band):

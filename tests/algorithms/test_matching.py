@@ -1,6 +1,8 @@
 """From exposures to levels: a small survey whose sky, levels and background are known."""
 
+import pickle
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from miri_steps import workers
 from miri_steps.algorithms import matching, sky_cells
 from miri_steps.algorithms.detector_background import DetectorPolynomial
 from miri_steps.algorithms.differences import Clipping
-from miri_steps.algorithms.sky_cells import PixelMap
+from miri_steps.algorithms.sky_cells import CutOut, DetectorPosition, PixelMap, SkyCells
 
 N, SIDE = 128, 4.0
 MIDDLE = (N - 1) / 2
@@ -65,9 +67,19 @@ def dithered(n, seed, reach=40):
     return np.random.default_rng(seed).uniform(-reach, reach, (n, 2))
 
 
-def solve(cells, *, visit=None, polynomial=FLAT, **how):
+def solve(cells, *, visit=None, polynomial=FLAT, statistic="mode", **how):
     visit = np.arange(len(cells)) if visit is None else visit
-    return matching.match(cells, visit=visit, polynomial=polynomial, clipping=Clipping(), **how)
+    return matching.match(
+        [CutOut.of(c) for c in cells],
+        visit=visit,
+        polynomial=polynomial,
+        clipping=Clipping(statistic=statistic),
+        **how,
+    )
+
+
+def pairs(found):
+    return list(zip(found.network.first.tolist(), found.network.second.tolist(), strict=True))
 
 
 def centered(level):
@@ -80,8 +92,8 @@ def test_levels_are_recovered_under_a_rugged_sky():
     found = solve(survey.cells())
     np.testing.assert_allclose(found.levels.level, centered(level), atol=0.02)
     assert np.all(found.levels.error < 0.02)
-    assert len(found.pairs) == 45
-    assert list(found.pairs) == sorted(found.pairs)
+    assert pairs(found) == list(combinations(range(10), 2))
+    assert np.all(found.n_cells > 100)
     assert found.n_patterns == 0
     assert not found.settled
 
@@ -97,9 +109,7 @@ def test_errors_are_honest_where_cells_are_shared_by_many(reach, statistic, low,
     for seed in range(60):
         level = np.random.default_rng(seed).normal(size=6)
         survey = Survey(dithered(6, seed + 100, reach), level, noise=0.5, seed=seed, roll=np.full(6, 17.0))
-        found = matching.match(
-            survey.cells(), visit=np.arange(6), polynomial=FLAT, clipping=Clipping(statistic=statistic)
-        )
+        found = solve(survey.cells(), statistic=statistic)
         pulls.append((found.levels.level - centered(level)) / found.levels.error)
     assert low < np.sqrt(np.mean(np.square(pulls))) < high
 
@@ -119,9 +129,7 @@ def test_pulls_of_levels_and_pattern():
     for seed in range(25):
         level = np.random.default_rng(seed).normal(size=8)
         survey = Survey(dithered(8, seed + 300), level, background=BENT, noise=0.4, seed=seed)
-        found = matching.match(
-            survey.cells(), visit=np.arange(8), polynomial=POLYNOMIAL, clipping=Clipping(statistic="mean")
-        )
+        found = solve(survey.cells(), polynomial=POLYNOMIAL, statistic="mean")
         assert found.n_patterns == 3
         level_pulls.append((found.levels.level - centered(level)) / found.levels.error)
         off = (found.levels.background - BENT)[2:]
@@ -180,7 +188,7 @@ def test_by_visit_agrees_where_nothing_is_wrong(polynomial):
     level, cells = visits(np.zeros(5) if polynomial is FLAT else BENT)
     found = solve(cells, visit=VISIT, polynomial=polynomial, by_visit=True)
     np.testing.assert_allclose(found.levels.level, centered(level), atol=0.06)
-    assert len(found.levels.residual) == len(found.levels.pair_weight) == len(found.pairs)
+    assert len(found.levels.residual) == len(found.levels.pair_weight) == len(pairs(found))
 
 
 def test_a_constant_on_all_exposures_changes_nothing():
@@ -198,16 +206,11 @@ def test_the_order_of_exposures_hardly_matters():
     cells = survey.cells()
     place = np.random.default_rng(14).permutation(18)
 
-    def levels(cells, statistic):
-        return matching.match(
-            cells,
-            visit=np.arange(18),
-            polynomial=POLYNOMIAL,
-            clipping=Clipping(statistic=statistic),
-        ).levels
-
     for statistic, tolerance in (("mean", 1e-6), ("median", 1e-6), ("mode", 1e-4)):
-        one, other = levels(cells, statistic), levels([cells[k] for k in place], statistic)
+        one, other = (
+            solve(given, polynomial=POLYNOMIAL, statistic=statistic).levels
+            for given in (cells, [cells[k] for k in place])
+        )
         np.testing.assert_allclose(other.level, one.level[place], atol=tolerance)
         np.testing.assert_allclose(other.background, one.background, atol=tolerance)
 
@@ -220,17 +223,19 @@ def test_processes_change_no_bit():
     alone = solve(cells, polynomial=POLYNOMIAL)
     with workers.open_map(2) as run:
         spread = solve(cells, polynomial=POLYNOMIAL, run=run)
-    assert list(alone.pairs) == list(spread.pairs)
+    assert pairs(alone) == pairs(spread)
     for name in ("level", "error", "background", "background_covariance", "residual", "pair_weight"):
         np.testing.assert_array_equal(getattr(spread.levels, name), getattr(alone.levels, name))
-    for pair, found in alone.pairs.items():
-        assert (found.difference, found.error) == (spread.pairs[pair].difference, spread.pairs[pair].error)
+    for name in ("difference", "error", "terms", "covariance", "slope", "independence"):
+        np.testing.assert_array_equal(getattr(spread.network, name), getattr(alone.network, name))
+    np.testing.assert_array_equal(spread.n_cells, alone.n_cells)
 
 
 def test_blocks_of_work_change_no_bit(monkeypatch):
     survey = Survey(dithered(9, 17), np.zeros(9), background=BENT, noise=0.2)
     cells = survey.cells()
     one = solve(cells, polynomial=POLYNOMIAL)
+    monkeypatch.setattr(matching, "_GROUP", 1)
     monkeypatch.setattr(matching, "_BLOCK", 2)
     np.testing.assert_array_equal(solve(cells, polynomial=POLYNOMIAL).levels.level, one.levels.level)
 
@@ -255,12 +260,14 @@ def test_pieces_and_exposures_alone():
     assert np.isnan(found.levels.level[5])
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("n", [0, 1, 2])
 @pytest.mark.parametrize("polynomial", [FLAT, POLYNOMIAL])
-def test_exposures_apart_have_no_levels(n, polynomial):
+@pytest.mark.parametrize("by_visit", [False, True])
+def test_exposures_apart_have_no_levels(n, polynomial, by_visit):
     shift = np.array([(0, 0), (2000, 0)], float)[:n]
-    found = solve(Survey(shift, np.ones(n), noise=0.1).cells(), polynomial=polynomial)
-    assert found.pairs == {}
+    cells = Survey(shift, np.ones(n), noise=0.1).cells()
+    found = solve(cells, polynomial=polynomial, by_visit=by_visit)
+    assert pairs(found) == []
     assert np.all(np.isnan(found.levels.level))
     assert found.levels.background.shape == (len(polynomial.degrees),)
     assert not found.settled
@@ -291,3 +298,93 @@ def test_inputs_are_left_alone():
     solve(cells, polynomial=POLYNOMIAL)
     for kept, now in zip(before, cells, strict=True):
         np.testing.assert_array_equal(kept, now.data)
+
+
+# --- large surveys -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Away:
+    """An array that was put away under a name in a shelf that all tests of a process see."""
+
+    name: str
+
+    def load(self):
+        return SHELF[self.name]
+
+
+SHELF = {}
+
+
+def put_away(name, array):
+    assert name not in SHELF
+    SHELF[name] = array
+    return Away(name)
+
+
+def wide(n, seed):
+    """Cut-outs of 20 x 20 cells, five deep over a field whose size grows with their number."""
+    rng = np.random.default_rng(seed)
+    level = rng.normal(size=n)
+    corner = rng.integers(0, int(20 * np.sqrt(n / 5)), (n, 2))
+    back = np.zeros((2, 2, 2))
+    back[1, 0, 0] = back[0, 1, 1] = SIDE
+    cells = [
+        SkyCells(
+            (value + 0.1 * rng.normal(size=(20, 20))).astype(np.float32),
+            DetectorPosition((float(x), float(y)), 1.0, back),
+            (int(x), int(y)),
+            SIDE,
+        )
+        for value, (x, y) in zip(level, corner, strict=True)
+    ]
+    return level, cells
+
+
+def test_a_wide_survey_is_matched_piece_of_work_by_piece_of_work():
+    level, cells = wide(600, 24)
+    loaded, sizes = [], []
+
+    def run(function, tasks):
+        for task in tasks:
+            sizes.append(len(pickle.dumps(task)))
+            if hasattr(task, "pairs"):
+                loaded.append(len(task.cells))
+            yield function(task)
+
+    SHELF.clear()
+    cut_outs = [CutOut.of(c, keep=put_away, name=f"{k}_cells") for k, c in enumerate(cells)]
+    found = matching.match(
+        cut_outs,
+        visit=np.arange(600),
+        polynomial=FLAT,
+        clipping=Clipping(statistic="mean"),
+        keep=put_away,
+        run=run,
+    )
+    np.testing.assert_array_equal(found.levels.component, np.zeros(600))
+    off = found.levels.level - centered(level)
+    assert np.std(off / found.levels.error) < 1.2
+    assert np.std(off) < 0.02
+    assert np.all(found.n_cells > 5)
+    # However wide the field, a piece of work is of few exposures, and each is in few of them.
+    assert max(loaded) <= 64
+    assert sum(loaded) < 4 * 600
+    # None of the cells travel: an exposure's are 1600 bytes, and its counts 800.
+    assert sum(sizes) < 600 * 4000
+    held = solve(cells, statistic="mean")
+    np.testing.assert_array_equal(held.levels.level, found.levels.level)
+
+
+def test_a_piece_of_work_bears_the_name_of_an_exposure():
+    _, cells = wide(5, 25)
+    names = []
+
+    def run(function, tasks):
+        for task in tasks:
+            names.append(task.name)
+            yield function(task)
+
+    solve(cells, names=[f"{k}.fits" for k in range(5)], run=run)
+    assert names
+    assert all(name.endswith(".fits with its neighbours") for name in names)

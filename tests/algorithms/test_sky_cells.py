@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miri_steps.algorithms import sky_cells
-from miri_steps.algorithms.sky_cells import DetectorPosition, PixelMap, SkyCells
+from miri_steps.algorithms.sky_cells import CutOut, DetectorPosition, Held, PixelMap, SkyCells
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
 N = 128
@@ -316,12 +316,47 @@ def test_neighbours_that_only_touch_do_not_overlap():
 def test_cells_are_shared_by_as_many_as_a_common_array_counts(places, seed):
     rng = np.random.default_rng(seed)
     cells = [cut_out(*place, rng) for place in places]
-    pairs = [(i, j) for j in range(len(cells)) for i in range(j) if sky_cells.overlap(cells[i], cells[j])]
     everywhere = sum(on_common_grid(c, c.seen).astype(int) for c in cells)
-    for c, count in zip(cells, sky_cells.shared_by(cells, pairs), strict=True):
+    for k, c in enumerate(cells):
+        others = [other for j, other in enumerate(cells) if j != k and sky_cells.overlap(c, other)]
+        count = sky_cells.shared_by(c, others)
         assert count.min() >= 1
         here = on_common_grid(c, c.seen)
         np.testing.assert_array_equal(on_common_grid(c, count) * here, everywhere * here)
+
+
+# --- CutOut ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (356, 20)])
+def test_a_cut_out_knows_its_cells_without_their_brightness(origin):
+    image = np.random.default_rng(4).normal(size=(N, N))
+    image[:30] = image[:, 90:] = np.nan
+    cells = sky_cells.resample(image, pixel_map(origin, roll=33, distortion=0.02))
+    found = CutOut.of(cells)
+    np.testing.assert_array_equal(found.seen, cells.seen)
+    assert found.shape == cells.shape == cells.data.shape
+    # What is used lies between these columns and rows of pixels, to the cell.
+    np.testing.assert_allclose(
+        found.reach, [(origin[0], origin[0] + 89), (origin[1] + 30, origin[1] + 127)], atol=4
+    )
+    again = found.load()
+    np.testing.assert_array_equal(again.data, cells.data)
+    assert again == cells
+    assert sky_cells.overlap(found, cut_out(0, 0, 4, 4)) == sky_cells.overlap(cells, cut_out(0, 0, 4, 4))
+
+
+def test_brightness_is_put_away_under_its_name():
+    away = {}
+
+    def keep(name, array):
+        away[name] = array
+        return Held(array)
+
+    cells = sky_cells.resample(np.ones((N, N)), aligned())
+    assert CutOut.of(cells, keep=keep, name="first").load() == cells
+    assert list(away) == ["first"]
+    np.testing.assert_array_equal(away["first"], cells.data)
 
 
 # --- noise -------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Levels and background from networks of differences whose truth is known."""
 
+import itertools
+import time
+import tracemalloc
 from dataclasses import replace
 from itertools import combinations
 
@@ -8,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miri_steps.algorithms import sky_levels
+from miri_steps.algorithms import sky_levels, sky_network
 from miri_steps.algorithms.detector_background import DetectorPolynomial, visible_terms
-from miri_steps.algorithms.sky_levels import Network
+from miri_steps.algorithms.sky_network import Network
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
 SEEDS = st.integers(0, 10_000)
@@ -28,7 +31,7 @@ def plain_network(level, pairs, *, noise=0.0, error=0.1, rng=None):
         difference = difference + noise * error * rng.normal(size=first.shape)
     p = len(first)
     return Network(
-        len(level), first, second, difference, error, np.zeros((p, 0)), np.zeros((p, 0, 0)), np.zeros((p, 0))
+        len(level), first, second, difference, error, np.zeros((p, 0)), np.zeros((p, 0)), np.zeros((p, 0))
     )
 
 
@@ -71,7 +74,7 @@ def dithered_network(shift, level, background, *, sigma=0.0, roll=None, rng=None
             difference += error * rng.normal()
             spread = covariance * error**2
             slope = slope + rng.multivariate_normal(np.zeros(5), spread, method="eigh", tol=1e-6)
-        found = (i, j, difference, error, mean, covariance, slope)
+        found = (i, j, difference, error, mean, sky_network.pack(covariance), slope)
         for column, value in zip(columns.values(), found, strict=True):
             column.append(value)
     return Network(len(shift), **{name: np.array(column) for name, column in columns.items()})
@@ -87,12 +90,12 @@ def visible(network):
 def test_pieces_are_numbered_by_their_first_exposures():
     # 1-4-6 and 2-3 hang together; 0 and 5 are alone.
     first, second = np.array([4, 3, 1]), np.array([6, 2, 4])
-    np.testing.assert_array_equal(sky_levels.components(7, first, second), [-1, 0, 1, 1, 0, -1, 0])
+    np.testing.assert_array_equal(sky_network.components(7, first, second), [-1, 0, 1, 1, 0, -1, 0])
 
 
 def test_without_pairs_every_exposure_is_alone():
     empty = np.zeros(0, int)
-    np.testing.assert_array_equal(sky_levels.components(3, empty, empty), [-1, -1, -1])
+    np.testing.assert_array_equal(sky_network.components(3, empty, empty), [-1, -1, -1])
 
 
 @SETTINGS
@@ -101,7 +104,7 @@ def test_pieces_are_what_pairs_hold_together(seed, n, p):
     rng = np.random.default_rng(seed)
     pairs = [(i, j) for i, j in rng.integers(0, n, (p, 2)) if i != j]
     first, second = np.array(pairs, int).reshape(-1, 2).T
-    found = sky_levels.components(n, first, second)
+    found = sky_network.components(n, first, second)
     reach = np.eye(n, dtype=int)
     reach[first, second] = reach[second, first] = 1
     reach = np.linalg.matrix_power(reach, n) > 0
@@ -258,7 +261,8 @@ def test_pieces_do_not_feel_each_other():
 
 
 def test_without_pairs_nothing_is_known():
-    network = Network.from_pairs(3, {}, terms=5)
+    index, number = np.zeros(0, int), np.zeros(0)
+    network = Network(3, index, index, number, number, np.zeros((0, 5)), np.zeros((0, 15)), np.zeros((0, 5)))
     found = sky_levels.solve(network, np.zeros((5, 0)))
     assert np.all(np.isnan(found.level))
     np.testing.assert_array_equal(found.component, [-1, -1, -1])
@@ -340,6 +344,110 @@ def test_a_pair_far_off_does_not_bend_the_patterns():
     assert found.pair_weight[4] < 1e-3
     assert np.all(np.abs(found.level - clean.level) < clean.error)
     np.testing.assert_allclose(found.background, clean.background, atol=0.02)
+
+
+def test_errors_are_those_of_the_whole_inverse():
+    """Worked out column by column and with the patterns apart, they are those of the dense equations."""
+    rng = np.random.default_rng(18)
+    network = dithered_network(np.concatenate([DITHERS, DITHERS[:5] + 3]), rng.normal(size=12), BACKGROUND)
+    network = network.select((network.first < 7) == (network.second < 7))
+    patterns = visible(network)
+    found = sky_levels.solve(network, patterns)
+    rows = np.arange(len(network.first))
+    levels = np.zeros((len(rows), 12))
+    levels[rows, network.first], levels[rows, network.second] = 1, -1
+    design = np.concatenate([levels, network.terms @ patterns], axis=1)
+    normal = design.T @ (network.weight[:, np.newaxis] * design)
+    normal[12:, 12:] += patterns.T @ network.information(network.weight) @ patterns
+    # The smallest solution has mean 0 in each piece, so that its covariance is that of the centered levels.
+    covariance = np.linalg.pinv(normal, hermitian=True)
+    np.testing.assert_allclose(found.error, np.sqrt(np.diag(covariance)[:12]), rtol=1e-6)
+    np.testing.assert_allclose(
+        found.background_covariance, patterns @ covariance[12:, 12:] @ patterns.T, rtol=1e-5, atol=1e-12
+    )
+    np.testing.assert_array_equal(found.component, np.repeat([0, 1], [7, 5]))
+
+
+# --- solve: large fields -----------------------------------------------------------------------
+
+
+def chain(n, rng, noise=0.0):
+    """Exposures in a row, each tied to the next only; where they stand in it, and the network."""
+    order = rng.permutation(n)
+    level = rng.normal(size=n) * 5 + np.linspace(0, 100, n)
+    network = plain_network(
+        level, list(itertools.pairwise(order)), noise=noise, error=0.01, rng=rng if noise else None
+    )
+    return np.argsort(order), level - level.mean(), network
+
+
+def test_a_chain_of_thousands_is_exact_without_noise():
+    _, level, network = chain(3000, np.random.default_rng(19))
+    np.testing.assert_allclose(sky_levels.solve(network, NO_PATTERNS).level, level, rtol=0, atol=1e-8)
+
+
+def test_errors_along_a_chain_are_known():
+    # Every link before an exposure is off the mean by the part of all that comes before it, and so on.
+    n = 3000
+    place, level, network = chain(n, np.random.default_rng(20), noise=1.0)
+    found = sky_levels.solve(network, NO_PATTERNS)
+    before, after = place, n - 1 - place
+    squares = [k * (k + 1) * (2 * k + 1) / 6 for k in (before, after)]
+    expected = 0.01 * np.sqrt(sum(squares)) / n
+    np.testing.assert_allclose(found.error, expected, rtol=1e-9)
+    assert np.abs((found.level - level) / found.error).max() < 4
+
+
+def test_memory_does_not_grow_with_exposures_squared():
+    _, _, network = chain(3000, np.random.default_rng(21))
+    tracemalloc.start()
+    sky_levels.solve(network, NO_PATTERNS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # A matrix of exposures against exposures would be 72 MB.
+    assert peak < 8e6
+
+
+def test_many_pieces_are_each_solved_by_themselves():
+    rng = np.random.default_rng(22)
+    pairs = [(3 * k + i, 3 * k + j) for k in range(2000) for i, j in combinations(range(3), 2)]
+    level = rng.normal(size=6000)
+    found = sky_levels.solve(plain_network(level, pairs, error=0.3), NO_PATTERNS)
+    np.testing.assert_array_equal(found.component, np.repeat(np.arange(2000), 3))
+    truth = level.reshape(-1, 3) - level.reshape(-1, 3).mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.level, truth.ravel(), atol=1e-9)
+    # The best there is for three exposures and three differences.
+    np.testing.assert_allclose(found.error, 0.3 * np.sqrt(2) / 3, rtol=1e-9)
+
+
+def test_a_survey_of_1500_exposures_is_solved_within_seconds():
+    rng = np.random.default_rng(23)
+    visit = np.repeat(np.arange(150), 10)
+    tile = np.stack(np.meshgrid(np.arange(15), np.arange(10)), axis=-1).reshape(-1, 2) * 90.0
+    place = tile[visit] + rng.uniform(-20, 20, (1500, 2))
+    near = np.max(np.abs(place[:, np.newaxis] - place), axis=-1) < 110
+    first, second = np.nonzero(np.triu(near, 1))
+    assert len(first) > 15_000
+    level, error, background = rng.normal(size=1500), rng.uniform(0.01, 0.03, len(first)), rng.normal(size=14)
+    steps = rng.normal(0, 0.3, (len(first), 14, 20)).astype(np.float32)
+    covariance = steps @ steps.transpose(0, 2, 1) / 20
+    terms = rng.normal(0, 0.1, (len(first), 14))
+    difference = level[first] - level[second] + terms @ background + error * rng.normal(size=len(first))
+    wrong = rng.random(len(first)) < 0.02
+    difference[wrong] += rng.normal(0, 1, wrong.sum())
+    packed = sky_network.pack(covariance)
+    network = Network(1500, first, second, difference, error, terms, packed, covariance @ background)
+    start = time.process_time()
+    together = sky_levels.solve(network, visible(network))
+    settled = sky_levels.settle_unseen(together, network, visible(network), visit)
+    found = sky_levels.solve_by_group(settled, network, visit)
+    assert time.process_time() - start < 10
+    np.testing.assert_allclose(together.background, background, atol=1e-3)
+    for solved in (together, found):
+        off = solved.level - level
+        off -= off.mean()
+        assert np.std(off) < 0.01
+        assert np.abs(off / solved.error).max() < 5
 
 
 # --- settle_unseen -----------------------------------------------------------------------------

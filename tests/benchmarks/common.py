@@ -27,7 +27,7 @@ print(json.dumps(found))
 """
 
 
-def run_apart(code: str, **given: object) -> dict:
+def run_apart(code: str, timeout: float | None = None, **given: object) -> dict:
     """
     Run code in a process of its own, in a fresh folder.
 
@@ -35,6 +35,8 @@ def run_apart(code: str, **given: object) -> dict:
     ----------
     code : str
         Reads the dictionary ``given`` and fills the dictionary ``found``.
+    timeout : float, optional
+        How long it may take [s].
     **given : object
         What it reads.
 
@@ -45,7 +47,9 @@ def run_apart(code: str, **given: object) -> dict:
     """
     command = [sys.executable, "-c", _BEFORE + code + _AFTER, json.dumps(given)]
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, check=False, timeout=timeout
+        )
     if done.returncode:
         raise RuntimeError(f"a run of {given} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -39,7 +39,7 @@ BARE = {
 }
 
 
-def plan(activity, tiles=2, dithers=2):
+def plan(activity, tiles=2, dithers=1):
     pointings = simulate.mosaic(
         RA, DEC, tiles=(tiles, 1), dithers=dithers, tile_step=(8.0, 0.0), dither_step=2.0
     )
@@ -80,7 +80,11 @@ def offline(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def field(tmp_path_factory):
-    """Fill a folder with rates of one filter, ramps of another, calibrated exposures of a third, and more."""
+    """
+    Fill a folder with rates of one filter, ramps of another, calibrated exposures of a third, and more.
+
+    Two exposures of each: what happens to an exposure takes long and is the same for all.
+    """
     folder = tmp_path_factory.mktemp("field") / "ngc1"
     simulate.write_rates(observe("F770W", "01"), folder / "rates", nints=4, cosmic_rays=0.05)
     simulate.write(observe("F1800W", "02"), folder / "cals")
@@ -121,9 +125,9 @@ def test_every_exposure_goes_through_what_it_still_needs(reduced, field):
 
     assert ends == {
         ("input", "F1800W"): ["failed", "skipped"],
-        ("stage1", "F770W"): ["done"] * 4,
+        ("stage1", "F770W"): ["done"] * 2,
         ("stage1", "F1000W"): ["done"] * 2,
-        ("stage2", "F770W"): ["done"] * 4,
+        ("stage2", "F770W"): ["done"] * 2,
         ("stage2", "F1000W"): ["done"] * 2,
         ("stage3", "F770W"): ["done"],
         ("stage3", "F1000W"): ["done"],
@@ -132,7 +136,7 @@ def test_every_exposure_goes_through_what_it_still_needs(reduced, field):
     reasons = " ".join(table["reason"][table["stage"] == "input"])
     assert "truncated" in reasons
     assert "EXP_TYPE must be MIR_IMAGE, got MIR_TACQ" in reasons
-    assert table["reason"][-1].startswith("tile corrections of ngc1_f770w_tiles.ecsv; 1 of its 5 exposures")
+    assert table["reason"][-1].startswith("tile corrections of ngc1_f770w_tiles.ecsv; 1 of its 3 exposures")
     written = QTable.read(output / "reduction.ecsv")
     assert list(written["name"]) == list(table["name"])
     assert written["seconds"].unit == "s"
@@ -143,8 +147,8 @@ def test_products_are_where_they_belong_and_nothing_else_is_anywhere(reduced):
 
     assert {path.name for path in output.parent.iterdir()} == {"out"}
     assert {"stage1", "stage2", "stage3", "logs", "reduction.ecsv", "report.html"} <= set(products(output))
-    assert len(list((output / "stage1").glob("*_rate.fits"))) == 6
-    assert len(list((output / "stage2").iterdir())) == 6
+    assert len(list((output / "stage1").glob("*_rate.fits"))) == 4
+    assert len(list((output / "stage2").iterdir())) == 4
     mosaics = {path.name for path in (output / "stage3").glob("*_i2d.fits")}
     assert mosaics == {"ngc1_f770w_i2d.fits", "ngc1_f1000w_i2d.fits", "ngc1_f1800w_i2d.fits"}
     beside = {"sky_levels.ecsv", "sky_pairs.ecsv", "tiles.ecsv", "asn.json"}
@@ -154,7 +158,7 @@ def test_products_are_where_they_belong_and_nothing_else_is_anywhere(reduced):
 
 def test_associations_are_sorted_and_name_files_from_where_they_are(reduced, field):
     folder = reduced[0] / "stage3"
-    for band, count in (("f770w", 4), ("f1800w", 4), ("f1000w", 2)):
+    for band, count in (("f770w", 2), ("f1800w", 2), ("f1000w", 2)):
         association = json.loads((folder / f"ngc1_{band}_asn.json").read_text())
         (product,) = association["products"]
         names = [member["expname"] for member in product["members"]]
@@ -169,7 +173,7 @@ def test_associations_are_sorted_and_name_files_from_where_they_are(reduced, fie
 def test_rates_are_rebuilt_without_cosmic_rays(reduced, field):
     """One sample in twenty is hit: the old rates are too high in the mean, the new ones are not."""
     truth = observe("F770W", "01")
-    for i, path in enumerate(sorted((reduced[0] / "stage1").glob("*_02101_*_rate.fits"))[:2]):
+    for i, path in enumerate(sorted((reduced[0] / "stage1").glob("*_02101_*_rate.fits"))):
         expected = simulate.integrate(truth, i, nints=4).truth
         before = fits.getdata(field / "rates" / path.name, "SCI")
         after, good = fits.getdata(path, "SCI"), (fits.getdata(path, "DQ") & 1) == 0
@@ -217,7 +221,7 @@ def test_a_second_run_does_nothing_and_says_so(reduced, field, offline, capsys):
     assert {path: path.stat().st_mtime_ns for path in output.rglob("*.fits")} == before
     assert set(again["status"][again["stage"] != "input"]) == {"up to date"}
     assert sorted(again["name"]) == sorted(table["name"])
-    assert "stage2     6 up to date" in capsys.readouterr().out
+    assert "stage2     4 up to date" in capsys.readouterr().out
 
 
 def planes(path):
@@ -263,12 +267,12 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(field, offline,
     """Kill it in stage 2 and in stage 3; another order of files and number of processes change nothing."""
     rates = tmp_cwd / "ngc1"
     shutil.copytree(field / "rates", rates / "z")
-    for path in sorted(rates.rglob("*00002*")):
+    for path in sorted(rates.rglob("jw01234001002_*")):
         (rates / "a").mkdir(exist_ok=True)
         path.rename(rates / "a" / path.name)
     arguments = ["reduce", rates, "-o", "out", "--no-report"]
     output = tmp_cwd / "out"
-    for moment in ("stage2/*_00001_*_cal.fits", ".work_*image3*/*crf.fits"):
+    for moment in ("stage2/jw01234001001_*_cal.fits", ".work_*image3*/*crf.fits"):
         run = command(arguments, tmp_cwd, **offline, **direct(field))
         deadline = time.monotonic() + 240
         while not list(output.glob(moment)) and run.poll() is None and time.monotonic() < deadline:
@@ -278,14 +282,14 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(field, offline,
         assert list(output.glob(moment)), said
         assert not list(output.glob("stage3/*_i2d.fits"))
     made = {path: path.stat().st_mtime_ns for path in (output / "stage2").iterdir()}
-    assert len(made) == 4
+    assert len(made) == 2
 
     run = command([*arguments, "--cores", "2"], tmp_cwd, **offline, **direct(field))
     said = run.communicate(timeout=240)[0]
 
     assert run.returncode == 0, said
     assert {path: path.stat().st_mtime_ns for path in made} == made
-    assert "stage2     4 up to date" in said
+    assert "stage2     2 up to date" in said
     assert not list(output.glob(".work*"))
     first = tmp_cwd / "first"
     first.mkdir()

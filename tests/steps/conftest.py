@@ -235,16 +235,30 @@ def askew(folder):
     return Field(association, observation.sky, None, visit)
 
 
+@pytest.fixture(scope="session")
+def loaded():
+    """Open exposures once for all tests: for Steps, which must not change them; nor may a test."""
+    models = {}
+
+    def load_all(files):
+        for name in map(str, files):
+            if name not in models:
+                with datamodels.open(name) as model:
+                    models[name] = model.copy()
+        return [models[str(name)] for name in files]
+
+    yield load_all
+    for model in models.values():
+        model.close()
+
+
 @pytest.fixture
-def opened():
-    """Open exposures in memory; they are closed when the test is over."""
+def opened(loaded):
+    """Open exposures in memory, for one test alone; they are closed when it is over."""
     models = []
 
     def open_all(files):
-        fresh = []
-        for name in files:
-            with datamodels.open(name) as model:
-                fresh.append(model.copy())
+        fresh = [model.copy() for model in loaded(files)]
         models.extend(fresh)
         return fresh
 

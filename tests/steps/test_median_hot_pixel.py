@@ -2,6 +2,8 @@
 
 import logging
 import re
+import shutil
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,21 +32,29 @@ REPAIRED = re.compile(
 )
 
 
+@cache
+def template(shape):
+    """Make an exposure without data once for each shape: checking metadata takes longer than all else."""
+    model = ImageModel(shape)
+    for plane in ("data", "err", "var_poisson", "var_rnoise"):
+        setattr(model, plane, np.zeros(shape, np.float32))
+    model.dq = np.zeros(shape, np.uint32)
+    model.meta.exposure.type = "MIR_IMAGE"
+    model.meta.instrument.instance.update(name="MIRI", detector="MIRIMAGE")
+    model.meta.subarray.instance.update(name="SUB64", xsize=shape[1], ysize=shape[0])
+    return model
+
+
 def blank(number=1, *, seed=None, shape=(64, 64), level=10.0, band="F770W", corner=(500, 200), noise=1.0):
     """Make an exposure of an empty sky, far inside the imager, without a WCS."""
-    model = ImageModel(shape)
-    draw = np.random.default_rng(number if seed is None else seed).normal(level, noise, shape)
-    model.data = draw.astype(np.float32)
-    model.dq = np.zeros(shape, np.uint32)
-    model.err = np.full(shape, noise, np.float32)
-    model.var_poisson = np.full(shape, 0.75 * noise**2, np.float32)
-    model.var_rnoise = np.full(shape, 0.25 * noise**2, np.float32)
+    model = template(shape).copy()
+    model.data[:] = np.random.default_rng(number if seed is None else seed).normal(level, noise, shape)
+    model.err[:] = noise
+    model.var_poisson[:] = 0.75 * noise**2
+    model.var_rnoise[:] = 0.25 * noise**2
     model.meta.filename = f"jw01234001001_02101_{number:05d}_mirimage_cal.fits"
-    model.meta.exposure.type = "MIR_IMAGE"
-    model.meta.instrument.instance.update(name="MIRI", detector="MIRIMAGE", filter=band)
-    model.meta.subarray.instance.update(
-        name="SUB64", xstart=corner[0], ystart=corner[1], xsize=shape[1], ysize=shape[0]
-    )
+    model.meta.instrument.instance.update(filter=band)
+    model.meta.subarray.instance.update(xstart=corner[0], ystart=corner[1])
     return model
 
 
@@ -695,16 +705,23 @@ def test_parameters_out_of_range_are_refused_by_name(parameter, value):
         call(blank(), **{parameter: value})
 
 
+@pytest.fixture(scope="module")
+def two_files(tmp_path_factory):
+    """Write two exposures."""
+    folder = tmp_path_factory.mktemp("two")
+    for model in blanks(2):
+        model.save(folder / model.meta.filename)
+    return sorted(folder.iterdir())
+
+
 # stpipe looks for the file's metadata before the Step can.
 @pytest.mark.filterwarnings("ignore:File may have been truncated", "ignore:Error validating header")
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("kind", ["truncated", "shortened", "missing", "not FITS"])
-def test_bad_files_are_named_before_anything_is_written(kind, in_memory, tmp_cwd):
+def test_bad_files_are_named_before_anything_is_written(kind, in_memory, two_files, tmp_cwd):
     folder = tmp_cwd / "in"
     folder.mkdir()
-    files = [folder / model.meta.filename for model in blanks(2)]
-    for path, model in zip(files, blanks(2), strict=True):
-        model.save(path)
+    files = [Path(shutil.copy(path, folder)) for path in two_files]
     whole = files[1].read_bytes()
     files[1].unlink()
     # Cut in the middle of an image, or in the header of the last extension.

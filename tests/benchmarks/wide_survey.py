@@ -1,0 +1,198 @@
+"""
+Measure how PixelSkyMatchStep grows with the field: time, memory and level error from 16 to 1536 exposures.
+
+    python tests/benchmarks/wide_survey.py [--folder DIR] [CASE ...]
+
+The field is a wide survey: 16 x 12 tiles of four dithers, seen in two epochs at the rolls of a real survey
+in two visits, 230 and 242 deg. Exposures have the footprint of the full frame, but pixels eight times as
+large, so that 1536 of them take 0.4 GB and not 30. Smaller fields are blocks of tiles around the middle.
+
+Every run is a process of its own. The files are kept in the folder and used again, and so are the results,
+from which the case ``figure`` draws.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import common
+import numpy as np
+from astropy import wcs as fits_wcs
+from astropy.modeling.models import Scale, Shift
+from gwcs import WCS
+from stdatamodels.jwst import datamodels
+
+from miri_steps import detector, simulate
+from miri_steps.simulate import metadata
+
+CENTER = 80.0, -69.5
+SCENE = simulate.Scene(*CENTER).with_emission(5.0, radius=900.0, seed=1)
+# East and North of the middle [arcsec].
+TAN = fits_wcs.WCS({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": CENTER[0], "CRVAL2": CENTER[1],
+               "CRPIX1": 1, "CRPIX2": 1, "CDELT1": 1 / 3600, "CDELT2": 1 / 3600})  # fmt: skip
+NOISE = 0.05
+ROLLS = 230.0, 242.0
+TILES, DITHERS, BIN = (16, 12), 4, 8
+# Blocks of tiles around the middle, by the number of their exposures in both epochs.
+BLOCKS = {16: (2, 1), 64: (4, 2), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
+# The stock step is stopped after this [s].
+PATIENCE = 1500
+BAD = datamodels.dqflags.pixel["DO_NOT_USE"] | datamodels.dqflags.pixel["NON_SCIENCE"]
+
+RUN = """
+if given["step"] == "stock":
+    from jwst.skymatch import SkyMatchStep as Step
+else:
+    from miri_steps import PixelSkyMatchStep as Step
+start = time.perf_counter()
+library = Step.call(given["association"], configure_log=False, **given["parameters"])
+found["seconds"] = time.perf_counter() - start
+members = library.asn["products"][0]["members"]
+found["levels"] = [library.read_metadata(i)["meta.background.level"] for i in range(len(members))]
+del library
+"""
+
+# What cannot be avoided: each file opened, all of it read, and written, once.
+FLOOR = """
+from stdatamodels.jwst import datamodels
+start = time.perf_counter()
+for name in given["files"]:
+    with datamodels.open(name) as model:
+        model.data, model.err, model.dq, model.meta.wcs
+        model.save("once.fits")
+found["seconds"] = time.perf_counter() - start
+"""
+
+
+def survey(folder: Path, number: int) -> Path:
+    """Write what is not there yet of the exposures of a block, and an association of them."""
+    plan, sky = _plan()
+    exposures = folder / "exposures"
+    exposures.mkdir(parents=True, exist_ok=True)
+    wanted = np.flatnonzero(_in_block(*BLOCKS[number])).tolist()
+    names = [f"{plan[k].name}_cal.fits" for k in wanted]
+    for k, name in zip(wanted, names, strict=True):
+        if not (exposures / name).exists():
+            _exposure(plan[k], sky[k], seed=k).save(exposures / name)
+    members = [{"expname": str(exposures / name), "exptype": "science"} for name in names]
+    path = folder / f"survey_{number}_asn.json"
+    product = {"name": f"survey_{number}", "members": members}
+    path.write_text(json.dumps({"asn_type": "image3", "asn_id": "a3001", "products": [product]}))
+    return path
+
+
+def _plan():
+    """Plan the whole survey, and draw the level of the sky in each of its exposures."""
+    plan = [
+        pointing
+        for epoch, roll in enumerate(ROLLS, start=1)
+        for pointing in simulate.mosaic(
+            *CENTER, tiles=TILES, dithers=DITHERS, pa=roll, observation=epoch, start_time=6e4 + 180 * epoch
+        )
+    ]
+    random = np.random.default_rng(7)
+    visits = np.repeat(random.normal(0, 0.5, len(plan) // DITHERS), DITHERS)
+    return plan, 5 + visits + random.normal(0, 0.05, len(plan))
+
+
+def _in_block(columns, rows):
+    """Tell the exposures of the tiles around the middle."""
+    column, row = np.meshgrid(np.arange(TILES[0]), np.arange(TILES[1]))
+    left, low = (TILES[0] - columns) // 2, (TILES[1] - rows) // 2
+    inside = (column >= left) & (column < left + columns) & (row >= low) & (row < low + rows)
+    return np.tile(np.repeat(inside.ravel(), DITHERS), len(ROLLS))
+
+
+def _exposure(pointing, sky, seed):
+    """Look at the scene with large pixels; NOISE is that of a pixel of the detector."""
+    shape = tuple(size // BIN for size in detector.SHAPE)
+    model = datamodels.ImageModel(shape)
+    describe = {"filter_name": "F770W", "subarray": "FULL", "exptype": "MIR_IMAGE", "target": CENTER}
+    metadata.describe(model, pointing, **describe)
+    model.meta.wcs = _binned_wcs(model.meta.wcs)
+    model.meta.subarray.ysize, model.meta.subarray.xsize = shape
+    plane = TAN.wcs_world2pix(
+        np.stack(model.meta.wcs(*np.meshgrid(*map(np.arange, shape[::-1]))), -1).reshape(-1, 2), 0
+    )
+    light = SCENE.brightness(*plane.T, BIN * detector.PIXEL_SCALE).reshape(shape)
+    noise = np.random.default_rng(seed).normal(0, NOISE / BIN, shape)
+    blind = ~detector.region_mask(["imager", "lyot", "4qpm"])[BIN // 2 :: BIN, BIN // 2 :: BIN][
+        : shape[0], : shape[1]
+    ]
+    model.data = np.where(blind, np.nan, light + sky + noise).astype(np.float32)
+    model.err = np.where(blind, np.nan, NOISE / BIN).astype(np.float32)
+    model.dq = np.where(blind, BAD, 0).astype(np.uint32)
+    return model
+
+
+def _binned_wcs(wcs):
+    first, *others = wcs.pipeline
+    middle = (BIN - 1) / 2
+    to_pixels = (Scale(BIN) & Scale(BIN)) | (Shift(middle) & Shift(middle))
+    return WCS(
+        [(first.frame, to_pixels | first.transform), *((step.frame, step.transform) for step in others)]
+    )
+
+
+def measure(folder: Path, number: int, label: str) -> dict:
+    """Run one of the steps on a block, unless that was done before."""
+    path = folder / f"result_{number}_{label}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    association = survey(folder, number)
+    step, parameters = RUNS[label]
+    found = common.run_apart(
+        RUN, timeout=PATIENCE if step == "stock" else None, step=step, association=str(association),
+        parameters=parameters,
+    )  # fmt: skip
+    sky = _plan()[1][_in_block(*BLOCKS[number])]
+    found["error"] = float(np.std(np.array(found.pop("levels"), float) - sky))
+    path.write_text(json.dumps(found))
+    return found
+
+
+RUNS = {
+    "in_memory=False": ("ours", {"in_memory": False}),
+    "in_memory=False, two processes": ("ours", {"in_memory": False, "maximum_cores": "2"}),
+    "stock": ("stock", {"in_memory": False}),
+}
+
+
+def grow(folder: Path, numbers: list[int]) -> None:
+    """Measure the blocks, smallest first; a step that ran out of time is not asked again."""
+    rows, late = [], set()
+    for number in numbers:
+        once = floor(folder, number)
+        for label in RUNS:
+            if label in late:
+                continue
+            try:
+                found = measure(folder, number, label)
+            except subprocess.TimeoutExpired:
+                late.add(label)
+                rows.append((number, label, f"above {PATIENCE}", "", "", "", ""))
+                continue
+            seconds = found["seconds"] / number
+            rows.append(
+                (number, label, f"{found['seconds']:.0f}", f"{seconds:.2f}", f"{seconds / once:.1f}",
+                 f"{found['peak'] / 1024:.2f}", f"{found['error']:.5f}")
+            )  # fmt: skip
+    head = "exposures", "run", "time [s]", "per exposure [s]", "over reading and writing once"
+    common.table("wide survey", (*head, "peak memory [GB]", "level error [MJy/sr]"), rows)
+
+
+def floor(folder: Path, number: int) -> float:
+    """Measure what opening, reading and writing a file once takes [s]."""
+    members = json.loads(survey(folder, number).read_text())["products"][0]["members"]
+    files = [member["expname"] for member in members[:32]]
+    return common.run_apart(FLOOR, files=files)["seconds"] / len(files)
+
+
+CASES = {
+    "small": lambda d: grow(d / "wide_survey", [16, 64]),
+    "survey": lambda d: grow(d / "wide_survey", [16, 64, 256, 1024]),
+    "all": lambda d: grow(d / "wide_survey", [1536]),
+}
+
+if __name__ == "__main__":
+    common.main(__doc__.splitlines()[1], CASES)

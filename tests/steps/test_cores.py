@@ -1,0 +1,194 @@
+"""Steps give the same in one process and in two, from files and from memory."""
+
+import gc
+import pickle
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from jwst.datamodels import ModelContainer
+
+from miri_steps import MedianHotPixelStep, RateFromRateintsStep, TileAstrometryStep, workers
+from miri_steps.simulate import Scene, grid, observe, write
+from miri_steps.steps import hot_pixel_look, hot_pixel_sources
+
+RA, DEC = 83.6, -69.1
+
+
+@pytest.fixture(scope="module")
+def starry(tmp_path_factory):
+    """Three exposures in two tiles with hot pixels, and the catalogue of their stars."""
+    folder = tmp_path_factory.mktemp("starry")
+    # Every star is seen in the middle of all exposures.
+    scene = Scene(RA, DEC).with_stars(12, radius=10, flux=(0.05, 0.3), seed=3)
+    plan = grid(RA, DEC, n=(3, 1), step=2.0, per_visit=2)
+    truth = np.array([[0.3, -0.2], [0.3, -0.2], [-0.4, 0.1]])
+    association = write(
+        observe(scene, plan, "F770W", sky=3.0, pointing_error=truth, subarray="SUB256", hot_pixels=0.005),
+        folder,
+        product="field",
+    )
+    return association, truth
+
+
+def run(step, association, **parameters):
+    return step.call(str(association), configure_log=False, **parameters)
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name, planes in first.items():
+        assert planes.keys() == second[name].keys()
+        for plane, values in planes.items():
+            np.testing.assert_array_equal(values, second[name][plane], err_msg=f"{name} {plane}")
+
+
+def same_in_two_processes(step, association, planes_of, **parameters):
+    """Run on one core in memory, and on two from files; return what was found."""
+    alone = planes_of(run(step, association, maximum_cores="1", **parameters))
+    # The machine of the tests may have a single core: two processes will do there, too.
+    shared = planes_of(run(step, association, maximum_cores="2", in_memory=False, **parameters))
+    assert_same(alone, shared)
+    return alone
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr("miri_steps.workers.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("miri_steps.workers.os.cpu_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_hot_pixels_are_the_same(starry, planes_of, tmp_cwd):
+    found = same_in_two_processes(MedianHotPixelStep, starry[0], planes_of)
+
+    before = planes_of(run(MedianHotPixelStep, starry[0], mode="flag"))
+    changed = [(found[name]["data"] != before[name]["data"]).sum() for name in found]
+    assert min(changed) > 100
+    assert not list(tmp_cwd.iterdir())
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_stars_and_corrections_are_the_same(starry, planes_of, tmp_cwd):
+    association, truth = starry
+    catalogue = association.parent / "field_refcat.ecsv"
+    tables = []
+    for folder, given in (("memory", {}), ("files", {"in_memory": False, "maximum_cores": "2"})):
+        (tmp_cwd / folder).mkdir()
+        result = run(
+            TileAstrometryStep,
+            association,
+            reference_catalog=str(catalogue),
+            save_corrections=True,
+            output_dir=folder,
+            **given,
+        )
+        tables.append(((tmp_cwd / folder / "field_tiles.ecsv").read_text(), planes_of(result)))
+
+    (first, planes), (second, others) = tables
+    assert first == second
+    assert_same(planes, others)
+    measured = Table.read(tmp_cwd / "memory" / "field_tiles.ecsv")
+    for axis, name in enumerate(("shift_east", "shift_north")):
+        np.testing.assert_allclose(measured[name], truth[[0, 2], axis], atol=0.01)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_rates_are_the_same(integrated, planes_of, tmp_cwd):
+    found = same_in_two_processes(RateFromRateintsStep, integrated.association, planes_of)
+
+    mean = planes_of(run(RateFromRateintsStep, integrated.association, combine="mean"))
+    assert all((found[name]["data"] != mean[name]["data"]).sum() > 10 for name in found)
+    assert not list(tmp_cwd.iterdir())
+
+
+@pytest.fixture
+def pickled(monkeypatch):
+    """Do in this process what is done between processes, where that takes too long for a test."""
+
+    @contextmanager
+    def open_map(*_):
+        def run(function, tasks):
+            for task in tasks:
+                here = pickle.loads(pickle.dumps((function, task)))
+                yield pickle.loads(pickle.dumps(here[0](here[1])))
+
+        yield run
+
+    monkeypatch.setattr(workers, "open_map", open_map)
+
+
+def test_arrays_of_open_models_give_the_same(starry, integrated, opened, planes_of, request):
+    """What has no file is sent as arrays."""
+    catalogue = str(starry[0].parent / "field_refcat.ecsv")
+    cubes = [path.replace("_rate.", "_rateints.") for path in integrated.files]
+    cases = (
+        (MedianHotPixelStep, sorted(starry[0].parent.glob("*_cal.fits")), {}),
+        (MedianHotPixelStep, sorted(starry[0].parent.glob("*_cal.fits")), {"source_catalog": catalogue}),
+        (TileAstrometryStep, sorted(starry[0].parent.glob("*_cal.fits")), {"reference_catalog": catalogue}),
+        (RateFromRateintsStep, cubes, {}),
+    )
+
+    def results():
+        return [
+            planes_of(step.call(ModelContainer(opened(files)), configure_log=False, **given))
+            for step, files, given in cases
+        ]
+
+    here = results()
+    request.getfixturevalue("pickled")
+    for first, second in zip(here, results(), strict=True):
+        assert_same(first, second)
+
+
+@pytest.mark.parametrize("step", [MedianHotPixelStep, RateFromRateintsStep, TileAstrometryStep])
+def test_wrong_cores_are_refused_before_any_work(step):
+    with pytest.raises(ValueError, match="maximum_cores must be a number of at least 1 .* got 'many'"):
+        step.call("no_such_asn.json", configure_log=False, maximum_cores="many")
+
+
+def test_a_file_that_goes_away_is_named(starry, tmp_cwd, monkeypatch):
+    """It was there when the headers were checked, and is not when its pixels are read."""
+    copies = [shutil.copy(path, tmp_cwd) for path in sorted(starry[0].parent.glob("*_cal.fits"))]
+    check = MedianHotPixelStep.name_products
+
+    def check_and_remove(self, *given):
+        check(self, *given)
+        Path(copies[1]).unlink()
+
+    monkeypatch.setattr(MedianHotPixelStep, "name_products", check_and_remove)
+
+    with pytest.raises(FileNotFoundError) as caught:
+        MedianHotPixelStep.call(copies, configure_log=False, in_memory=False)
+
+    assert caught.value.__notes__ == [f"This was {Path(copies[1]).name}."]
+    # The library, which the error holds on to, takes its folder away.
+    del caught
+    gc.collect()
+
+
+def test_named_sources_are_read_once(starry, tmp_cwd):
+    """What is sent to other processes is the name of the file, and it is read again when it has changed."""
+    path = tmp_cwd / "sources.ecsv"
+    Table({"RA": [RA], "Dec": [DEC]}).write(path)
+    named = hot_pixel_sources.name(None, str(path), 1.0)
+    assert hot_pixel_sources.read(named) is hot_pixel_sources.read(named)
+    assert len(hot_pixel_sources.read(named)[0].positions) == 1
+
+    Table({"RA": [RA, RA + 1], "Dec": [DEC, DEC]}).write(path, overwrite=True)
+    changed = hot_pixel_sources.name(None, str(path), 1.0)
+    assert len(hot_pixel_sources.read(changed)[0].positions) == 2
+
+
+def test_what_is_kept_of_an_exposure_is_small(starry):
+    """A thousand exposures must fit beside each other."""
+    path = next(starry[0].parent.glob("*_cal.fits"))
+    seen = hot_pixel_look.look(
+        hot_pixel_look.Look(path.name, path, None, hot_pixel_sources.name(None, None, 1.0), 2.5, 5.0, 5.0, 5)
+    )
+    kept = [getattr(seen, name) for name in ("hot", "dead", "protected", "usable", "hole")]
+    # 256 x 256 pixels; a sixteenth of the frame.
+    assert sum(len(part.packed) for part in kept) < 8000
