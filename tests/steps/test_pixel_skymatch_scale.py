@@ -155,8 +155,7 @@ def test_blocks_of_pairs_travel_without_cells(row, on_disk, tmp_path):
 # What is left behind
 
 
-@pytest.mark.parametrize("cores", ["1", "2"])
-@pytest.mark.parametrize("end", [ValueError("out of luck"), KeyboardInterrupt()], ids=["error", "interrupt"])
+@pytest.mark.parametrize(("end", "cores"), [(ValueError("out of luck"), "1"), (KeyboardInterrupt(), "2")])
 def test_scratch_files_are_gone_after_an_error(end, cores, row, on_disk, scratch, monkeypatch):
     found = []
 
@@ -197,9 +196,9 @@ def test_an_error_while_reading_names_the_exposure(in_memory, row, on_disk, open
         assert row.names[1] in "".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
 
 
-def test_problems_found_by_workers_are_told(nebula, on_disk, status_of, caplog):
+def test_problems_found_in_files_are_told(row, on_disk, status_of, caplog):
     """Exposures on disk without a WCS, or without a good pixel, are named and left as they are."""
-    library = on_disk(nebula, nebula.files[:4])
+    library = on_disk(row)
     with library:
         for index in (0, 2):
             model = library.borrow(index)
@@ -210,9 +209,9 @@ def test_problems_found_by_workers_are_told(nebula, on_disk, status_of, caplog):
             library.shelve(model, index)
     caplog.set_level(logging.WARNING)
 
-    result = PixelSkyMatchStep.call(library, in_memory=False, maximum_cores="2", detector_order=0)
+    result = PixelSkyMatchStep.call(library, in_memory=False)
 
-    status = status_of(result)
-    assert [status[name][0] for name in nebula.names[:4]] == ["SKIPPED", "COMPLETE", "SKIPPED", "COMPLETE"]
-    assert f"{nebula.names[0]} has no WCS" in caplog.text
-    assert f"{nebula.names[2]} has no usable pixel" in caplog.text
+    assert set(status_of(result).values()) == {("SKIPPED", "SKIPPED")}
+    assert f"{row.names[0]} has no WCS" in caplog.text
+    assert f"{row.names[1]} overlaps no other exposure" in caplog.text
+    assert f"{row.names[2]} has no usable pixel" in caplog.text
