@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
-__all__ = ["replace", "to_disk"]
+__all__ = ["replace", "replace_scratch", "to_disk"]
 
 
 def replace(path: Path, fill: Callable[[Path], object]) -> None:
@@ -23,10 +25,34 @@ def replace(path: Path, fill: Callable[[Path], object]) -> None:
     OSError
         If it cannot be written; `path` is as it was then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with _in_place_of(path) as temporary:
         fill(temporary)
         to_disk(temporary)
+
+
+def replace_scratch(path: Path, fill: Callable[[Path], object]) -> None:
+    """
+    Do the same to a scratch file, which need not outlast a power cut.
+
+    Work on a cluster may be done twice, and at the same time: whoever reads the file must find it whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    fill : callable
+        As in `replace`.
+    """
+    with _in_place_of(path) as temporary:
+        fill(temporary)
+
+
+@contextmanager
+def _in_place_of(path):
+    # Machines that share a disk have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

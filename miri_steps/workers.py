@@ -1,15 +1,18 @@
 """Spread work over processes or a cluster, with the same answer for any number of them."""
 
+import json
 import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +31,7 @@ _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
 _AHEAD = 2
 # Threads of numerical libraries, which read these when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LOST = "the cluster has dropped the work: does its scheduler still run?"
 
 Map = Callable[[Callable, Iterable], Iterator]
 
@@ -93,10 +97,10 @@ def open_map(cores: int, executor: str | None = None) -> Iterator[Map]:
     OSError, ValueError
         If there is no such cluster, or it cannot be used; see `open_cluster`.
     """
-    with threadpool_limits(1), ExitStack() as opened:
-        if executor:
+    with threadpool_limits(1), _terminated_politely(), ExitStack() as opened:
+        if (executor or "").strip():
             pool, count_workers = opened.enter_context(open_cluster(executor))
-            yield _map_over(pool.submit, count_workers)
+            yield _map_over(partial(pool.submit, _in_one_thread), count_workers)
         elif cores == 1:
             yield _map_here
         else:
@@ -114,7 +118,7 @@ def _map_here(function, tasks):
 def _map_over(submit, count_processes):
     def run(function, tasks):
         tasks = iter(tasks)
-        under_way = deque()
+        under_way, has_worked = deque(), False
 
         def hand_out():
             # Counted anew each time: workers of a cluster come and go.
@@ -125,27 +129,64 @@ def _map_over(submit, count_processes):
         while under_way:
             task, future = under_way.popleft()
             with _named(task):
-                result = _result(future, function, task)
+                try:
+                    result = future.result()
+                except CancelledError as error:
+                    raise RuntimeError(_LOST) from error
+                except BrokenProcessPool:
+                    # Whoever has killed it: the first goes alone, and the others go on behind it.
+                    result = _alone(function, task, has_worked)
+                    under_way = deque(_again(function, submit, under_way))
+            has_worked = True
             hand_out()
             yield result
 
     return run
 
 
-def _result(future, function, task):
-    """Wait for a task, which is tried again where its process, or one beside it, has died."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        pass
+def _alone(function, task, has_worked):
+    """Try a task once more, in a process of its own."""
     log.warning("A process died: %s is tried again.", getattr(task, "name", "its work"))
     try:
-        with open_pool(1) as alone:
-            return alone.submit(function, task).result()
+        with open_pool(1) as pool:
+            return pool.submit(function, task).result()
     except BrokenProcessPool as error:
+        if has_worked:
+            raise RuntimeError(
+                "a process was killed twice over the same work: was there enough memory? Fewer cores "
+                "need less"
+            ) from error
         raise RuntimeError(
-            "a process was killed twice over the same work: was there enough memory? Fewer cores need less"
+            "processes died before any work was done: a script must keep its calls under "
+            "if __name__ == '__main__', and there must be enough memory"
         ) from error
+
+
+def _again(function, submit, under_way):
+    """Hand out again what was lost with a process."""
+    for task, future in under_way:
+        is_lost = isinstance(future.exception(), BrokenProcessPool)
+        yield task, submit(function, task) if is_lost else future
+
+
+def _in_one_thread(function, task):
+    # Workers under a nanny are told so by their environment; others are not.
+    with threadpool_limits(1):
+        return function(task)
+
+
+@contextmanager
+def _terminated_politely():
+    """Let a batch system that ends this process leave time to remove scratch files."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
@@ -242,8 +283,9 @@ def _end_with(far_end):
     threading.Thread(target=_wait_and_end, args=(far_end,), daemon=True).start()
 
 
-def _interrupt(*_):
-    raise SystemExit
+def _interrupt(number, _):
+    # As a shell tells of a process that a signal has ended.
+    raise SystemExit(128 + number)
 
 
 def _wait_and_end(far_end):
@@ -284,16 +326,16 @@ def open_cluster(executor: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
     ValueError
         If workers have several threads: jwst does not work in threads.
     """
-    where = _scheduler(executor)
+    address = _address(executor.strip())
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("executor needs dask.distributed: pip install miri-steps[dask]") from error
     try:
-        client = Client(**where, timeout=_PATIENCE, set_as_default=False)
+        client = Client(address, timeout=_PATIENCE, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise OSError(
-            f"executor must be the scheduler of a running Dask cluster, but nothing answers at {executor}"
+            f"executor must be the scheduler of a running Dask cluster, but nothing answers at {address}"
         ) from error
     with client:
         number = _count_workers(client)
@@ -307,21 +349,34 @@ def open_cluster(executor: str) -> Iterator[tuple[Executor, Callable[[], int]]]:
             pool.shutdown(wait=False)
 
 
-def _scheduler(executor):
-    """Tell the address of a scheduler from its file."""
-    if ":" in executor:
-        return {"address": executor}
-    for path in (Path(executor), Path(executor).with_suffix(".json")):
+def _address(executor):
+    """Tell the address of a scheduler, from its file or as it was given."""
+    if re.fullmatch(r"inproc://.+|(\w+://)?[\w.\-\[\]:]+:\d+", executor):
+        return executor
+    file = Path(executor).expanduser()
+    for path in (file, Path(f"{file}.json")):
         if path.is_file():
-            return {"scheduler_file": str(path)}
+            return _address_in(path)
     raise FileNotFoundError(
         "executor must be the address of a Dask scheduler (tcp://host:port) or its scheduler file, but there "
         f"is no file {executor}"
     )
 
 
+def _address_in(path):
+    try:
+        return json.loads(path.read_text())["address"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"executor must be the file that a Dask scheduler has written, with its address, got {path}"
+        ) from error
+
+
 def _count_workers(client):
-    threads = client.nthreads()
+    try:
+        threads = client.nthreads()
+    except OSError as error:
+        raise RuntimeError(_LOST) from error
     for worker, number in threads.items():
         if number != 1:
             raise ValueError(

@@ -42,7 +42,7 @@ NOT_RUN = "not-run"
 # Only what nobody can run without a network may say that it is not run.
 NETWORK = re.compile(r"astroquery|pip install")
 # Words that a line of the shell can begin with.
-PROGRAMS = ("strun", "miri-steps", "python", "pip", "export")
+PROGRAMS = ("strun", "miri-steps", "python", "pip", "export", "dask")
 LANGUAGES = {"python", "shell", "bash", "text", "toml"}
 
 RA, DEC = 339.0, 33.96
@@ -247,7 +247,7 @@ def run_here(todo, ledger, cores, tell):
         yield job, jobs.execute(job, ledger.work_of(job), ledger.log_of(job), "1")
 
 
-def run_nothing(todo, ledger, cores, tell):
+def run_nothing(todo, ledger, cores, tell, cluster=None):
     """Stand in for the pipelines of a reduction: what is asked of them is looked at, and that is all."""
     for job in todo:
         ledger.work_of(job).mkdir()
@@ -401,7 +401,7 @@ def test_code_is_run_unless_it_needs_a_network(page):
 
 
 # Pages that are run in a way of their own; all others with code are run alike.
-OWN_WAY = {"getting_started", "reduce", "report", "write_a_step"}
+OWN_WAY = {"getting_started", "large_fields", "reduce", "report", "write_a_step"}
 ALIKE = [page for page in PAGES if page.stem not in OWN_WAY and read_blocks(page.read_text())]
 # Reductions that are not run, so that there is nothing to report.
 FAKE = {"quintet_reduced", "reduction"}
@@ -467,6 +467,20 @@ def test_reductions_take_what_their_page_says(workshop, monkeypatch):
     ratios = [job.stage.steps.get("resample", {}).get("pixel_scale_ratio") for job in seen]
     assert "0.5" in map(str, ratios)
     assert any("super_background" not in job.stage.hooks() for job in seen)
+
+
+def test_a_cluster_is_used_as_its_page_says(workshop, shortened, monkeypatch):
+    distributed = pytest.importorskip("distributed", reason="needs miri-steps[dask]")
+    monkeypatch.setattr(running, "run", run_nothing)
+    monkeypatch.setattr(report, "write", write_nothing)
+    # The page starts one from the shell; this one is gone when the test is over.
+    monkeypatch.setitem(RUN, "dask", lambda arguments, monkeypatch: None)
+    settings = {"dashboard_address": "127.0.0.1:0", "local_directory": str(workshop / "dask")}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **settings) as cluster:
+        (workshop / "scheduler.json").write_text(json.dumps({"address": cluster.scheduler_address}))
+        run_page(DOCS / "large_fields.rst", monkeypatch)
+
+    assert "SLURMCluster" in (workshop / "survey.py").read_text()
 
 
 def test_a_step_can_be_written_as_its_page_says(workshop, shortened, monkeypatch):

@@ -4,9 +4,11 @@ import importlib
 import json
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +205,46 @@ def test_work_that_kills_its_process_every_time_is_named(chores, tmp_path):
         assert [name for name, _, _ in run(chores.do, tasks[2:])] == ["2.fits", "3.fits"]
 
 
+def test_processes_that_cannot_start_are_told_from_those_that_are_killed(chores, tmp_path):
+    tasks = [chores.Chore("first.fits", str(tmp_path / "died"), always=True)]
+    with workers.open_map(2) as run, pytest.raises(RuntimeError, match="before any work .*__main__"):
+        list(run(chores.do, tasks))
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_batch_system_that_ends_the_process_leaves_time_to_tidy_up(chores, tmp_path, cores):
+    scratch = tmp_path / "scratch"
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), str(scratch), str(cores), str(Path(chores.__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "working\n"
+        assert scratch.exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not scratch.exists()
+
+
+# It works until it is stopped.
+SCRIPT = """
+import contextlib, itertools, shutil, sys
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+import miri_test_chores as chores
+from miri_steps import workers
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir()
+    with contextlib.ExitStack() as opened:
+        opened.callback(shutil.rmtree, folder)
+        run = opened.enter_context(workers.open_map(int(sys.argv[2])))
+        for number, _ in enumerate(run(chores.do, (chores.Chore("0.fits") for _ in itertools.count()))):
+            if number == 0:
+                print("working", flush=True)
+"""
+
+
 def test_each_process_has_one_thread_for_numbers(chores, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with workers.open_map(2) as run:
@@ -233,8 +275,14 @@ def test_the_file_of_a_scheduler_stands_for_its_address(chores, cluster, tmp_pat
 def test_a_cluster_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(workers, "_PATIENCE", 0.5)
     pytest.importorskip("distributed", reason="needs miri-steps[dask]")
-    with pytest.raises(FileNotFoundError, match=r"tcp://host:port.*no file .*nowhere\.json"):
-        workers.open_map(1, str(tmp_path / "nowhere.json")).__enter__()
+    for name in (str(tmp_path / "nowhere.json"), "localhost:8786x", "."):
+        with pytest.raises(FileNotFoundError, match=r"tcp://host:port.*no file "):
+            workers.open_map(1, name).__enter__()
+    (tmp_path / "asn.json").write_text('{"products": []}')
+    (tmp_path / "half.json").write_text('{"address": "tcp://')
+    for name in ("asn", "half.json"):
+        with pytest.raises(ValueError, match="a Dask scheduler has written, with its address, got"):
+            workers.open_map(1, str(tmp_path / name)).__enter__()
     with socket.socket() as taken, pytest.raises(OSError, match="nothing answers at tcp://127"):
         taken.bind(("127.0.0.1", 0))
         workers.open_map(1, f"tcp://127.0.0.1:{taken.getsockname()[1]}").__enter__()

@@ -40,6 +40,8 @@ def interpolate(mesh: np.ndarray, box: tuple[int, int], shape: tuple[int, int]) 
 @lru_cache
 def _splines(n, side):
     """Tell what each of n values in a row gives to the pixels, shape (n * side, n)."""
-    found = ndimage.zoom(np.eye(n), (side, 1), order=3, mode="reflect", grid_mode=True)
+    # One by one: a zoom of them all filters across them too, which is not exact where they are few.
+    zoomed = [ndimage.zoom(each, side, order=3, mode="reflect", grid_mode=True) for each in np.eye(n)]
+    found = np.stack(zoomed, axis=1)
     found.flags.writeable = False
     return found

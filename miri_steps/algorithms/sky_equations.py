@@ -18,7 +18,7 @@ class Normal:
 
     An exposure has few neighbours, so that the equations of the levels are sparse, and stay so when
     they are factored; the few patterns, which are in all of them, are eliminated apart (Schur
-    complement). Time and memory grow with the number of exposures, not with its square.
+    complement). Memory grows with the number of exposures, not with its square.
 
     Parameters
     ----------

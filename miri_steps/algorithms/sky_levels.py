@@ -13,6 +13,8 @@ __all__ = ["Levels", "settle_unseen", "solve", "solve_by_group"]
 # (Holland & Welsch 1977, doi:10.1080/03610927708827533).
 _HUBER, _CAUCHY = 1.345, 2.385
 _MAX_ITERATIONS = 100
+# What is left to a pair at least: pairs without any weight could leave a level undecided.
+_LEAST_SHARE = 1e-12
 # Bayes factor from which evidence counts as positive
 # (Kass & Raftery 1995, doi:10.1080/01621459.1995.10476572).
 _MIN_ODDS = 3.0
@@ -126,7 +128,7 @@ def _iterate(design, share, reweight):
     for _ in range(_MAX_ITERATIONS):
         residual = design.residual(*design.fit(design.normal(share)))
         z = residual / design.network.error / design.scatter(residual)[design.piece]
-        previous, share = share, reweight(z)
+        previous, share = share, np.maximum(reweight(z), _LEAST_SHARE)
         if np.max(np.abs(share - previous)) < 1e-6:
             break
     return share

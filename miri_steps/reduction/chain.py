@@ -135,7 +135,7 @@ def reduce(
 @contextmanager
 def _opened(executor):
     """Connect to the cluster, if there is one."""
-    if executor is None:
+    if not (executor or "").strip():
         yield None
         return
     with workers.open_cluster(executor) as (cluster, _):

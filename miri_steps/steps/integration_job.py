@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from miri_steps import exposures
+from miri_steps import exposures, whole_files
 from miri_steps.algorithms import integrations
 from miri_steps.algorithms.integrations import Combined
 from miri_steps.steps import integration_planes
@@ -90,8 +90,8 @@ def combine(job: Job) -> Rebuilt | Path:
         rebuilt = _combine(job.integrations, job)
     if job.result is None:
         return rebuilt
-    with job.result.open("wb") as file:
-        pickle.dump(rebuilt, file, pickle.HIGHEST_PROTOCOL)
+    whole = pickle.dumps(rebuilt, pickle.HIGHEST_PROTOCOL)
+    whole_files.replace_scratch(job.result, lambda path: path.write_bytes(whole))
     return job.result
 
 

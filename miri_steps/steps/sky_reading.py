@@ -10,7 +10,7 @@ from jwst.datamodels import ModelLibrary
 from stcal.skymatch import SkyStats
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import exposures
+from miri_steps import exposures, whole_files
 from miri_steps.algorithms import sky_cells
 from miri_steps.algorithms.sky_cells import CutOut, Held, Keep, PixelMap
 from miri_steps.steps.base import file_of
@@ -123,7 +123,12 @@ class _Folder:
 
     def keep(self, name: str, array: np.ndarray) -> _Filed:
         path = self.path / f"{name}.npy"
-        np.save(path, array)
+
+        def fill(part):
+            with open(part, "wb") as file:
+                np.save(file, array)
+
+        whole_files.replace_scratch(path, fill)
         return _Filed(path)
 
 

@@ -10,7 +10,7 @@ from astropy.wcs import WCS
 from scipy import ndimage
 from stdatamodels.jwst.datamodels import JwstDataModel
 
-from miri_steps import exposures
+from miri_steps import exposures, whole_files
 from miri_steps.algorithms import sky_cells, source_masks, sources
 from miri_steps.algorithms.sky_cells import Held, Kept, PixelMap, SkyCells
 from miri_steps.steps.image_stack import ImageStack
@@ -99,7 +99,7 @@ def share(thing: object, folder: Path | None, name: str) -> Kept:
     if folder is None:
         return Held(thing)
     path = folder / name
-    path.write_bytes(pickle.dumps(thing))
+    whole_files.replace_scratch(path, lambda part: part.write_bytes(pickle.dumps(thing)))
     return Shared(path)
 
 
@@ -546,7 +546,7 @@ def resample(task: Resampling) -> SkyCells | Path | None:
     cells = sky_cells.resample(task.exposure.clean(), task.pixel_map.load())
     if cells is None or task.path is None:
         return cells
-    task.path.write_bytes(pickle.dumps(cells))
+    whole_files.replace_scratch(task.path, lambda part: part.write_bytes(pickle.dumps(cells)))
     return task.path
 
 

@@ -48,12 +48,16 @@ class WatchedStep(MedianHotPixelStep):
         self.protected, self.seconds = {}, {"find": 0.0, "repair": 0.0}
         return super().process(given)
 
-    def _find(self, model, member, given):
+    def _look(self, *given):
         start = time.perf_counter()
-        found = super()._find(model, member, given)
+        super()._look(*given)
         self.seconds["find"] += time.perf_counter() - start
-        self.protected[member.name] = found[2]
-        return found
+
+    def _write_back(self, library, groups):
+        self.protected = {
+            member.name: member.protected.mask() for group in groups for member in group.members
+        }
+        super()._write_back(library, groups)
 
     def _replace(self, model, member, group):
         start = time.perf_counter()

@@ -8,11 +8,13 @@ in two visits, 230 and 242 deg. Exposures have the footprint of the full frame, 
 large, so that 1536 of them take 0.4 GB and not 30. Smaller fields are blocks of tiles around the middle.
 
 Every run is a process of its own. The files are kept in the folder and used again, and so are the results,
-from which the case ``figure`` draws.
+from which the case ``figure`` draws docs/_static/wide_survey.png. The case ``levels`` solves for the levels
+of simulated differences alone, up to 10 000 exposures.
 """
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import common
@@ -20,9 +22,11 @@ import numpy as np
 from astropy import wcs as fits_wcs
 from astropy.modeling.models import Scale, Shift
 from gwcs import WCS
+from scipy.spatial import cKDTree
 from stdatamodels.jwst import datamodels
 
 from miri_steps import detector, simulate
+from miri_steps.algorithms import sky_levels, sky_network
 from miri_steps.simulate import metadata
 
 CENTER = 80.0, -69.5
@@ -170,11 +174,11 @@ def grow(folder: Path, numbers: list[int]) -> None:
                 found = measure(folder, number, label)
             except subprocess.TimeoutExpired:
                 late.add(label)
-                rows.append((number, label, f"above {PATIENCE}", "", "", "", ""))
+                rows.append((str(number), label, f"above {PATIENCE}", "", "", "", ""))
                 continue
             seconds = found["seconds"] / number
             rows.append(
-                (number, label, f"{found['seconds']:.0f}", f"{seconds:.2f}", f"{seconds / once:.1f}",
+                (str(number), label, f"{found['seconds']:.0f}", f"{seconds:.2f}", f"{seconds / once:.1f}",
                  f"{found['peak'] / 1024:.2f}", f"{found['error']:.5f}")
             )  # fmt: skip
     head = "exposures", "run", "time [s]", "per exposure [s]", "over reading and writing once"
@@ -188,10 +192,81 @@ def floor(folder: Path, number: int) -> float:
     return common.run_apart(FLOOR, files=files)["seconds"] / len(files)
 
 
+def solve_levels(numbers: list[int]) -> None:
+    """Measure what the levels of a wide survey take, from differences with outliers."""
+    rows = []
+    for number in numbers:
+        network, truth, visit = _differences(number)
+        start = time.process_time()
+        levels = sky_levels.solve(network, np.zeros((0, 0)))
+        middle = time.process_time()
+        sky_levels.solve_by_group(levels, network, visit)
+        end = time.process_time()
+        off = np.std(levels.level - truth)
+        rows.append(
+            (str(number), str(len(network.first)), f"{middle - start:.2f}", f"{end - middle:.2f}",
+             f"{off:.5f}", f"{np.median(levels.error):.5f}")
+        )  # fmt: skip
+    head = "exposures", "pairs", "all pairs [CPU s]", "by visit [CPU s]", "level error", "stated error"
+    common.table("levels alone", head, rows)
+
+
+def _differences(number):
+    """Make up the differences of neighbours in a square of tiles of four dithers; one in 50 is wrong."""
+    random = np.random.default_rng(3)
+    side = int(np.sqrt(number / DITHERS))
+    tile = np.repeat(np.arange(side**2), DITHERS)
+    place = np.stack(np.divmod(tile, side), -1) + random.normal(0, 0.03, (len(tile), 2))
+    first, second = cKDTree(place).query_pairs(1.25, output_type="ndarray").T
+    truth = random.normal(0, 1, len(tile))
+    error = random.uniform(0.001, 0.01, len(first))
+    difference = truth[first] - truth[second] + random.normal(0, error)
+    wrong = random.random(len(first)) < 0.02
+    difference[wrong] += random.normal(0, 0.2, wrong.sum())
+    no_terms = np.zeros((len(first), 0))
+    network = sky_network.Network(
+        size=len(tile), first=first, second=second, difference=difference, error=error, terms=no_terms,
+        covariance=no_terms, slope=no_terms,
+    )  # fmt: skip
+    return network, truth - truth.mean(), tile
+
+
+def draw(folder: Path) -> None:
+    """Draw time, memory and error against the number of exposures from what was measured before."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    quantities = (
+        ("seconds", "time [s]", 1),
+        ("peak", "peak memory [GB]", 1024),
+        ("error", "level error [MJy/sr]", 1),
+    )
+    for label, colour, mark in zip(RUNS, ("C0", "C2", "C1"), "os^", strict=True):
+        measured = [
+            (number, json.loads(path.read_text()))
+            for number in BLOCKS
+            if (path := folder / f"result_{number}_{label}.json").exists()
+        ]
+        for axis, (name, title, unit) in zip(axes, quantities, strict=True):
+            numbers = [number for number, _ in measured]
+            axis.loglog(
+                numbers, [found[name] / unit for _, found in measured], mark + "-", color=colour, label=label
+            )
+            axis.set(title=title, xlabel="exposures", xticks=list(BLOCKS)[:4], xticklabels=list(BLOCKS)[:4])
+            axis.minorticks_off()
+            axis.grid(alpha=0.3)
+    axes[1].set_ylim(0.05, 10)
+    axes[0].legend()
+    path = Path(__file__).parents[2] / "docs/_static/wide_survey.png"
+    figure.savefig(path, dpi=110)
+    print(f"drawn: {path}")
+
+
 CASES = {
     "small": lambda d: grow(d / "wide_survey", [16, 64]),
     "survey": lambda d: grow(d / "wide_survey", [16, 64, 256, 1024]),
-    "all": lambda d: grow(d / "wide_survey", [1536]),
+    "levels": lambda d: solve_levels([100, 1024, 1600, 10000]),
+    "figure": lambda d: draw(d / "wide_survey"),
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import logging
+import os
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -554,3 +556,52 @@ def test_log_lines_are_under_stpipe(plain):
     assert ours
     assert all(record.name.startswith("stpipe.") for record in ours)
     assert any(record.levelno >= logging.INFO for record in ours)
+
+
+# Work that is spread
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Run two workers of a Dask cluster, with their own scratch folders."""
+    distributed = pytest.importorskip("distributed", reason="needs miri-steps[dask]")
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as running:
+        yield running
+
+
+class Killer(logging.Handler):
+    """Kill a worker of a cluster as soon as a Step says that it has looked at its first exposure."""
+
+    def __init__(self, cluster):
+        super().__init__()
+        self.cluster, self.killed = cluster, None
+
+    def emit(self, record):
+        if self.killed is None and record.getMessage().startswith("1/"):
+            self.killed = next(iter(self.cluster.workers.values())).pid
+            os.kill(self.killed, signal.SIGKILL)
+
+
+def test_a_cluster_gives_the_same(case, exposures, cluster, planes_of, tmp_cwd):
+    given = str(exposures.association)
+    alone = case.call(given, in_memory=False)
+    expected = planes_of(alone)
+    del alone
+    before = set(tmp_cwd.rglob("*"))
+    # One of those whose workers write scratch files is enough for the death of one.
+    killer = Killer(cluster) if case.name == "SuperBackgroundStep" else logging.NullHandler()
+    logging.getLogger("stpipe").addHandler(killer)
+    try:
+        spread = case.call(given, in_memory=False, executor=cluster.scheduler_address)
+    finally:
+        logging.getLogger("stpipe").removeHandler(killer)
+
+    assert getattr(killer, "killed", True)
+    assert_same(planes_of(spread), expected)
+    del spread
+    assert set(tmp_cwd.rglob("*")) == before
