@@ -20,7 +20,6 @@ __all__ = [
     "noise_correlation",
     "overlap",
     "resample",
-    "resample_job",
     "shared_by",
 ]
 
@@ -349,23 +348,6 @@ def resample(image: np.ndarray, pixel_map: PixelMap, *, min_coverage: float = 0.
     first = int(corner[0]) + window[1].start, int(corner[1]) + window[0].start
     data = np.where(covered, drizzle.out_img + zero, np.nan)[window].astype(np.float32)
     return SkyCells(data, position, first, cell_size)
-
-
-def resample_job(job: tuple[np.ndarray, PixelMap] | None) -> SkyCells | None:
-    """
-    Resample one exposure of a series, in this process or another.
-
-    Parameters
-    ----------
-    job : tuple or None
-        Arguments of `resample`; None for an exposure that cannot be used.
-
-    Returns
-    -------
-    SkyCells or None
-        The cells, or None when there are none.
-    """
-    return None if job is None else resample(*job)
 
 
 def _cell_areas(x: np.ndarray, y: np.ndarray) -> np.ndarray:

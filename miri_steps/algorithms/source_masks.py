@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from miri_steps.algorithms import background_mesh, discs, sources
 
-__all__ = ["bright_job", "find", "find_job", "wide_parts"]
+__all__ = ["bright_job", "find", "wide_parts"]
 
 # Widths of the kernels that light is looked for with [FWHM of a star]: stars, their halos, fainter halos.
 _SCALES = (0.7, 1.7, 4.2)
@@ -103,23 +103,6 @@ def find(
         found = _segments(smooth - middle, sigma * scatter, least_area, seen)
         mask |= discs.grow(found, dilate * scale * fwhm)
     return mask & known
-
-
-def find_job(job: dict) -> np.ndarray:
-    """
-    Find the sources of one image of a series, in this process or another.
-
-    Parameters
-    ----------
-    job : dict
-        Arguments of `find`.
-
-    Returns
-    -------
-    ndarray
-        True on sources.
-    """
-    return find(**job)
 
 
 def bright_job(job: tuple) -> np.ndarray:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from miri_steps.algorithms import background_mesh, location, neighbours
 
-__all__ = ["grow", "grow_by_width", "segment", "with_margin"]
+__all__ = ["grow_by_width", "segment", "with_margin"]
 
 # Side of a box of the background: wider than any star [FWHM], and not too small for statistics [pixel].
 _BOX, _LEAST_BOX = 12, 64
@@ -115,27 +115,6 @@ def with_margin(inside: np.ndarray, alone: np.ndarray) -> np.ndarray:
         The sources and their margin of one pixel.
     """
     return inside | (neighbours.with_touching(inside, corners=False) & ~alone)
-
-
-def grow(mask: np.ndarray, radius: float) -> np.ndarray:
-    """
-    Add all pixels within a distance to a mask.
-
-    Parameters
-    ----------
-    mask : ndarray
-        Shape (ny, nx).
-    radius : float
-        Distance between the middles of pixels [pixel].
-
-    Returns
-    -------
-    ndarray
-        The larger mask.
-    """
-    if not mask.any():
-        return mask.copy()
-    return ndimage.distance_transform_edt(~mask) <= radius
 
 
 def grow_by_width(mask: np.ndarray, times: float, most: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from astropy.table import Table
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector
-from miri_steps.algorithms import sources
+from miri_steps.algorithms import discs
 from miri_steps.steps.sky_masks import SkyMask, first_image, read_wcs, wcs_of
 
 __all__ = ["Catalogue", "DetectorMask", "NamedSources", "name", "read", "read_catalogue", "read_mask"]
@@ -58,7 +58,7 @@ class Catalogue:
         column, row = np.rint(x + margin).astype(int), np.rint(y + margin).astype(int)
         inside = (column >= 0) & (column < points.shape[1]) & (row >= 0) & (row < points.shape[0])
         points[row[inside], column[inside]] = True
-        return sources.grow(points, radius)[margin:-margin, margin:-margin]
+        return discs.grow(points, radius)[margin:-margin, margin:-margin]
 
 
 @dataclass(frozen=True)

@@ -291,11 +291,9 @@ def test_a_large_image_is_masked_as_its_parts():
 # Jobs
 
 
-def test_jobs_are_the_functions():
+def test_a_job_is_the_function():
     image, noise = grain() + starlight("F770W", [(150, 150)], [100]), np.ones((N, N), np.float32)
-    job = {"image": image, "noise": noise, "fwhm": 2.2, "sigma": 3.0, "least_area": 5, "box": 128}
 
-    np.testing.assert_array_equal(source_masks.find_job(job), source_masks.find(**job))
     np.testing.assert_array_equal(
         source_masks.bright_job((image, noise, 2.2)), sources.segment(image, noise, fwhm=2.2, sigma=5.0)
     )

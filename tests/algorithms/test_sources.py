@@ -121,23 +121,3 @@ def test_inputs_are_left_alone():
     assert (err == 1).all()
 
 
-# --- grow --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("radius", [0, 1, 1.5, 4])
-def test_grow_adds_a_disc(radius):
-    mask = np.zeros((21, 25), bool)
-    mask[10, 12] = True
-    y, x = np.indices(mask.shape)
-
-    np.testing.assert_array_equal(sources.grow(mask, radius), np.hypot(y - 10, x - 12) <= radius)
-
-
-def test_grow_at_an_edge_and_of_nothing():
-    mask = np.zeros((5, 6), bool)
-    assert not sources.grow(mask, 3).any()
-
-    mask[0, 0] = True
-    grown = sources.grow(mask, 1)
-    assert list(zip(*np.nonzero(grown), strict=True)) == [(0, 0), (0, 1), (1, 0)]
-    assert mask.sum() == 1
