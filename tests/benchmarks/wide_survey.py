@@ -38,7 +38,7 @@ NOISE = 0.05
 ROLLS = 230.0, 242.0
 TILES, DITHERS, BIN = (16, 12), 4, 8
 # Blocks of tiles around the middle, by the number of their exposures in both epochs.
-BLOCKS = {16: (2, 1), 64: (4, 2), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
+BLOCKS = {16: (2, 1), 64: (4, 2), 128: (4, 4), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
 # The stock step is stopped after this [s].
 PATIENCE = 1500
 BAD = datamodels.dqflags.pixel["DO_NOT_USE"] | datamodels.dqflags.pixel["NON_SCIENCE"]
@@ -264,7 +264,7 @@ def draw(folder: Path) -> None:
 
 CASES = {
     "small": lambda d: grow(d / "wide_survey", [16, 64]),
-    "survey": lambda d: grow(d / "wide_survey", [16, 64, 256, 1024]),
+    "survey": lambda d: grow(d / "wide_survey", [16, 64, 128, 256, 1024]),
     "levels": lambda d: solve_levels([100, 1024, 1600, 10000]),
     "figure": lambda d: draw(d / "wide_survey"),
 }
