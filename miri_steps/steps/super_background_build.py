@@ -15,8 +15,9 @@ from astropy.coordinates import SkyCoord
 from miri_steps import detector, exposures
 from miri_steps.algorithms import smooth_fill
 from miri_steps.algorithms.exposure_levels import Levels
-from miri_steps.steps import super_background_jobs as jobs
+from miri_steps.steps import shared
 from miri_steps.steps import super_background_masks as masks
+from miri_steps.steps import super_background_reading as reading
 from miri_steps.steps.super_background_members import Group, Member
 from miri_steps.steps.super_background_rules import MaskRules
 from miri_steps.steps.super_background_samples import Background, Samples
@@ -111,7 +112,7 @@ class Builder:
             self.samples.close()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
-        jobs.forget()
+        shared.forget()
 
     def read(self, corners: np.ndarray | None) -> None:
         """
@@ -127,8 +128,8 @@ class Builder:
         ValueError
             If exposures differ in shape or lack what is needed.
         """
-        self._look = jobs.share(self._make_room(corners), self.folder, "look")
-        for k, seen in enumerate(self.run(jobs.read, self._readings())):
+        self._look = shared.share(self._make_room(corners), self.folder, "look")
+        for k, seen in enumerate(self.run(reading.read, self._readings())):
             member = self.members[k]
             if seen.marks is not None:
                 self.samples.marks.write(k, seen.marks)
@@ -145,7 +146,7 @@ class Builder:
         with self.source.opened(self.members[0]) as model:
             shape, self._imager = model.data.shape, imager_pixels(model)
         self.samples = Samples(len(self.members), shape, self.folder)
-        return jobs.Look(
+        return reading.Look(
             rules=self.recipe.rules,
             fwhm=self.group.fwhm,
             first=self.names[0],
@@ -158,15 +159,15 @@ class Builder:
     def _readings(self):
         """Hand out files; of exposures that are kept in memory, their pixels."""
         samples, wanted = self.samples, self._look.load()
-        stacks = jobs.Stacks(samples.data, samples.err, samples.marks) if self.folder else None
+        stacks = reading.Stacks(samples.data, samples.err, samples.marks) if self.folder else None
         for k, member in enumerate(self.members):
             planes = self.source.file_of(member)
             if planes is None:
                 with self.source.opened(member) as model:
-                    planes = jobs.look(model, wanted, member.name)
+                    planes = reading.look(model, wanted, member.name)
                 samples.data.write(k, planes.image)
                 samples.err.write(k, planes.err)
-            yield jobs.Reading(member.name, k, planes, self._look, stacks, self.folder)
+            yield reading.Reading(member.name, k, planes, self._look, stacks, self.folder)
 
     def uncovered(self) -> str | None:
         """
@@ -248,11 +249,11 @@ class Builder:
         for k in range(len(self.members)):
             mask, marks = self.samples.masks.image(k), self.samples.marks.image(k)
             self._tell(k, mask, marks)
-            count += mask & ((marks & (jobs.USABLE | jobs.GIVEN)) == jobs.USABLE)
+            count += mask & ((marks & (reading.USABLE | reading.GIVEN)) == reading.USABLE)
         self._warn_of_staying(count)
 
     def _tell(self, k, mask, marks):
-        inside = mask[(marks & jobs.USABLE) > 0]
+        inside = mask[(marks & reading.USABLE) > 0]
         said = f"{100 * inside.mean():.1f}% of its pixels are masked" if len(inside) else "no usable pixel"
         log.info("%d/%d %s: %s", k + 1, len(self.members), self.members[k].name, said)
 

@@ -10,8 +10,10 @@ import numpy as np
 from miri_steps.algorithms import source_masks
 from miri_steps.algorithms.exposure_levels import Levels
 from miri_steps.algorithms.sky_cells import Kept
+from miri_steps.steps import shared
 from miri_steps.steps import super_background_jobs as jobs
 from miri_steps.steps.pixel_set import PixelSet
+from miri_steps.steps.super_background_reading import FOUND, KNOWN
 from miri_steps.steps.super_background_rules import MaskRules
 from miri_steps.steps.super_background_samples import Background, Samples
 
@@ -52,7 +54,7 @@ def detector_light(samples: Samples, *, fwhm: float, reach: float) -> np.ndarray
     """
     count = np.zeros(samples.shape, np.uint16)
     for k in range(samples.number):
-        count += (samples.marks.image(k) & (jobs.FOUND | jobs.KNOWN)) == jobs.FOUND
+        count += (samples.marks.image(k) & (FOUND | KNOWN)) == FOUND
     wide = staying_wide(count, samples.valid, fwhm=fwhm, reach=reach)
     return _staying(count, samples.valid) & ~wide
 
@@ -213,7 +215,7 @@ def mask_by_mosaic(
         )
         size = maps[piece.numbers[0]].load().cell_size
         found = _mosaic_sources(piece, run(jobs.resample, exposures), fwhm / size, rules)
-        found = jobs.share(PixelSet.of(found), samples.folder, f"mosaic{number}")
+        found = shared.share(PixelSet.of(found), samples.folder, f"mosaic{number}")
         tasks = (
             jobs.Marking(
                 *(names[k], samples.masks.lend(k), found, piece.first, maps[k], _into(samples, k)),

@@ -9,8 +9,9 @@ import numpy as np
 from miri_steps.algorithms import exposure_levels, leave_out
 from miri_steps.algorithms.exposure_levels import Levels
 from miri_steps.algorithms.sky_cells import Held, Kept
-from miri_steps.steps import super_background_jobs as jobs
+from miri_steps.steps import shared
 from miri_steps.steps.image_stack import FiledImage, ImageStack
+from miri_steps.steps.super_background_reading import FOUND, GIVEN, USABLE
 
 __all__ = ["Background", "Samples"]
 
@@ -99,8 +100,8 @@ class Samples:
             About the factor by which it follows the background.
         """
         marks = self.marks.image(k)
-        self.valid += (marks & jobs.USABLE) > 0
-        self._add_noise(self.err.image(k), (marks & (jobs.FOUND | jobs.GIVEN)) == 0, scale)
+        self.valid += (marks & USABLE) > 0
+        self._add_noise(self.err.image(k), (marks & (FOUND | GIVEN)) == 0, scale)
 
     def _add_noise(self, err, quiet, scale):
         """Take up the noise of an exposure, where no source adds to it."""
@@ -187,7 +188,7 @@ class Samples:
         models = self.stack("models", len(left_out), np.float32, step=step)
         counts = self.stack("counts", len(left_out), np.uint16, step=step)
         self._made += 1
-        plan = jobs.share(_Plan(levels, left_out, statistic, sigma), self.folder, f"plan{self._made}")
+        plan = shared.share(_Plan(levels, left_out, statistic, sigma), self.folder, f"plan{self._made}")
         into = (models, counts) if self.folder else None
 
         noise = self.stack("noise", 1, float)

@@ -14,8 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from miri_steps import SuperBackgroundStep, detector, workers
 from miri_steps.algorithms import discs, leave_out
 from miri_steps.simulate import Scene, dome, grid, observe, write
-from miri_steps.steps import super_background_jobs as jobs
-from miri_steps.steps import super_background_masks
+from miri_steps.steps import shared, super_background_masks
 from miri_steps.steps.image_stack import ImageStack
 from miri_steps.steps.super_background_members import Group, Member
 
@@ -112,7 +111,7 @@ def test_scratch_files_of_one_process_are_gone(files, tmp_path, monkeypatch):
     run(files[:5], in_memory=False)
 
     assert not list(tmp_path.glob(".super_background*"))
-    assert not jobs._unpickle.cache_info().currsize
+    assert not shared._unpickle.cache_info().currsize
 
 
 # ---- nothing grows with the square of the number
