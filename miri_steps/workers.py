@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -12,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +33,8 @@ _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
 _AHEAD = 2
 # Threads of numerical libraries, which read these when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# What the digits of an answer depend on.
+_PACKAGES = "miri-steps", "jwst", "numpy", "scipy"
 _LOST = "the cluster has dropped the work: does its scheduler still run?"
 
 Map = Callable[[Callable, Iterable], Iterator]
@@ -96,11 +100,13 @@ def open_map(cores: int, executor: str | None = None) -> Iterator[Map]:
     ------
     OSError, ValueError
         If there is no such cluster, or it cannot be used; see `open_cluster`.
+    RuntimeError
+        From a task, if its worker has other versions of packages.
     """
     with threadpool_limits(1), _terminated_politely(), ExitStack() as opened:
         if (executor or "").strip():
             pool, count_workers = opened.enter_context(open_cluster(executor))
-            yield _map_over(partial(pool.submit, _in_one_thread), count_workers)
+            yield _map_over(partial(pool.submit, _on_worker, _versions()), count_workers)
         elif cores == 1:
             yield _map_here
         else:
@@ -169,10 +175,27 @@ def _again(function, submit, under_way):
         yield task, submit(function, task) if is_lost else future
 
 
-def _in_one_thread(function, task):
+def _on_worker(expected, function, task):
+    """Do a task on a worker of a cluster, which may be another installation."""
+    here = _versions()
+    other = [
+        f"{name} {here[name]} instead of {wanted}"
+        for name, wanted in expected.items()
+        if here[name] != wanted
+    ]
+    if other:
+        raise RuntimeError(
+            "workers must have the packages in the same versions, but "
+            f"{socket.gethostname()} has {', '.join(other)}"
+        )
     # Workers under a nanny are told so by their environment; others are not.
     with threadpool_limits(1):
         return function(task)
+
+
+@cache
+def _versions():
+    return {name: version(name) for name in _PACKAGES}
 
 
 @contextmanager

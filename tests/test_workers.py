@@ -288,6 +288,17 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch, tmp_path):
         workers.open_map(1, f"tcp://127.0.0.1:{taken.getsockname()[1]}").__enter__()
 
 
+def test_workers_with_other_versions_are_refused(chores, cluster, monkeypatch):
+    here = dict(workers._versions())
+    monkeypatch.setattr(workers, "_versions", lambda: here | {"jwst": "1.0"})
+
+    with workers.open_map(1, cluster.scheduler_address) as run:
+        with pytest.raises(
+            RuntimeError, match=f"same versions, but .* has jwst {here['jwst']} instead of 1.0"
+        ):
+            list(run(abs, [-1]))
+
+
 def test_workers_with_threads_are_refused(tmp_path):
     distributed = pytest.importorskip("distributed", reason="needs miri-steps[dask]")
     settings = {"processes": False, "dashboard_address": "127.0.0.1:0", "local_directory": str(tmp_path)}

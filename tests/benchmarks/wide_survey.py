@@ -9,7 +9,8 @@ large, so that 1536 of them take 0.4 GB and not 30. Smaller fields are blocks of
 
 Every run is a process of its own. The files are kept in the folder and used again, and so are the results,
 from which the case ``figure`` draws docs/_static/wide_survey.png. The case ``levels`` solves for the levels
-of simulated differences alone, up to 10 000 exposures.
+of simulated differences alone, up to 10 000 exposures. The case ``memory`` measures the other steps, on tiles
+of SUB64 whose pixels are those of the detector.
 """
 
 import json
@@ -41,6 +42,8 @@ TILES, DITHERS, BIN = (16, 12), 4, 8
 BLOCKS = {16: (2, 1), 64: (4, 2), 128: (4, 4), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
 # The stock step is stopped after this [s].
 PATIENCE = 1500
+# The other steps: tiles of four SUB64 dithers [arcsec], stars enough for all, integrations of a rate.
+SMALL_TILES, SMALL_STEP, SMALL_STARS, NINTS = (25, 10), (6.0, 6.0), 3000, 4
 BAD = datamodels.dqflags.pixel["DO_NOT_USE"] | datamodels.dqflags.pixel["NON_SCIENCE"]
 
 RUN = """
@@ -53,6 +56,15 @@ library = Step.call(given["association"], configure_log=False, **given["paramete
 found["seconds"] = time.perf_counter() - start
 members = library.asn["products"][0]["members"]
 found["levels"] = [library.read_metadata(i)["meta.background.level"] for i in range(len(members))]
+del library
+"""
+
+OTHERS = """
+import miri_steps
+start = time.perf_counter()
+step = getattr(miri_steps, given["step"])
+library = step.call(given["association"], configure_log=False, in_memory=False, **given["parameters"])
+found["seconds"] = time.perf_counter() - start
 del library
 """
 
@@ -192,6 +204,58 @@ def floor(folder: Path, number: int) -> float:
     return common.run_apart(FLOOR, files=files)["seconds"] / len(files)
 
 
+def remember(folder: Path, numbers: list[int]) -> None:
+    """Measure the peak memory of the other steps against the number of their exposures."""
+    small_frames(folder)
+    rows = []
+    for step, suffix in (
+        ("RateFromRateintsStep", "rateints"),
+        ("MedianHotPixelStep", "cal"),
+        ("TileAstrometryStep", "cal"),
+        ("SuperBackgroundStep", "cal"),
+    ):
+        for number in numbers:
+            found = measure_other(folder, step, suffix, number)
+            rows.append(
+                (step, str(number), f"{found['seconds']:.0f}", f"{found['seconds'] / number:.2f}",
+                 f"{found['peak'] / 1024:.3f}")
+            )  # fmt: skip
+    head = "step", "exposures", "time [s]", "per exposure [s]", "peak memory [GB]"
+    common.table("memory of the other steps", head, rows)
+
+
+def small_frames(folder: Path) -> None:
+    """Write tiles of small exposures, and what their rates are made of, unless they are there."""
+    if folder.exists():
+        return
+    plan = simulate.mosaic(*CENTER, tiles=SMALL_TILES, dithers=DITHERS, tile_step=SMALL_STEP, dither_step=1.0)
+    width = max(size * step for size, step in zip(SMALL_TILES, SMALL_STEP, strict=True))
+    scene = simulate.Scene(*CENTER).with_stars(n=SMALL_STARS, radius=width / 2, seed=1)
+    observation = simulate.observe(
+        scene, plan, "F770W", sky=4.0, noise=NOISE, subarray="SUB64", hot_pixels=0.005
+    )
+    simulate.write(observation, folder)
+    simulate.write_rates(observation, folder, "rates", nints=NINTS)
+
+
+def measure_other(folder: Path, step: str, suffix: str, number: int) -> dict:
+    """Run a step on the first exposures, tile by tile, unless that was done before."""
+    path = folder / f"result_{number}_{step}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    files = sorted(folder.glob(f"jw*_{suffix}.fits"))[:number]
+    members = [{"expname": str(file), "exptype": "science"} for file in files]
+    association = folder / f"{suffix}_{number}_asn.json"
+    products = [{"name": f"{suffix}_{number}", "members": members}]
+    association.write_text(json.dumps({"asn_type": "image3", "asn_id": "a3001", "products": products}))
+    parameters = {}
+    if step == "TileAstrometryStep":
+        parameters["reference_catalog"] = str(folder / "rates_refcat.ecsv")
+    found = common.run_apart(OTHERS, step=step, association=str(association), parameters=parameters)
+    path.write_text(json.dumps(found))
+    return found
+
+
 def solve_levels(numbers: list[int]) -> None:
     """Measure what the levels of a wide survey take, from differences with outliers."""
     rows = []
@@ -266,6 +330,7 @@ CASES = {
     "small": lambda d: grow(d / "wide_survey", [16, 64]),
     "survey": lambda d: grow(d / "wide_survey", [16, 64, 128, 256, 1024]),
     "levels": lambda d: solve_levels([100, 1024, 1600, 10000]),
+    "memory": lambda d: remember(d / "small_frames", [100, 1000]),
     "figure": lambda d: draw(d / "wide_survey"),
 }
 

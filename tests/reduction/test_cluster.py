@@ -402,8 +402,10 @@ def test_a_worker_is_told_absolute_paths_and_no_processes(tmp_cwd):
 def test_a_worker_has_the_memory_it_is_granted(cluster):
     with workers.open_cluster(cluster.scheduler_address) as (pool, _):
         granted = pool.submit(jobs._memory).result()
-    assert granted <= cluster.workers[0].memory_manager.memory_limit
-    assert granted < jobs._memory() or len(cluster.workers) == 1
+    # Workers that died have left, and those in their places bear other names.
+    limits = [worker.memory_manager.memory_limit for worker in cluster.workers.values()]
+    assert granted <= min(limits)
+    assert granted < jobs._memory() or len(limits) == 1
 
 
 # ---- before any work
