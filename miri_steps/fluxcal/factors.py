@@ -1,0 +1,191 @@
+"""Calibration factors: from the rates of stars and the fluxes of their models to one number per filter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Average", "average", "average_by_type", "factor"]
+
+# Rounds of clipping: it has long ended by then.
+_ROUNDS = 20
+# Standard deviation of normal values in units of their median absolute deviation.
+_NORMAL = 1.4826
+
+
+def factor(
+    flux: np.ndarray, rate: np.ndarray, apcorr: np.ndarray | float, pixel_area: np.ndarray | float
+) -> np.ndarray:
+    """
+    Compute the calibration factor that a star asks for.
+
+    Parameters
+    ----------
+    flux : ndarray
+        Flux density of the model at the pivot wavelength, shape (n,) [Jy].
+    rate : ndarray
+        Light in the aperture above the background, shape (n,) [DN/s], without the loss of sensitivity
+        with time and at the transmission of the reference subarray.
+    apcorr : ndarray or float
+        Aperture correction.
+    pixel_area : ndarray or float
+        Solid angle of a pixel [sr].
+
+    Returns
+    -------
+    ndarray
+        1e-6 flux / (rate apcorr pixel_area), shape (n,) [(MJy/sr) / (DN/s)].
+
+    Examples
+    --------
+    >>> f = factor(np.array([0.05]), np.array([8000.0]), 1.5, 2.86e-13)
+    >>> round(float(f[0]), 3)
+    14.569
+    """
+    return 1e-6 * np.asarray(flux, float) / (np.asarray(rate, float) * apcorr * pixel_area)
+
+
+@dataclass(frozen=True)
+class Average:
+    """
+    The calibration factor of a filter.
+
+    Parameters
+    ----------
+    value : float
+        Weighted mean [unit of the factors].
+    scatter : float
+        Weighted standard deviation of single observations about it; NaN with fewer than two stars.
+    error : float
+        Of the mean: the scatter over the root of the number of stars that it rests on; NaN with fewer than
+        two.
+    stars : float
+        That number.
+    kept : ndarray
+        True for observations that were not clipped, shape (n,).
+    weight : ndarray
+        Of each observation, 0 where it was clipped, shape (n,).
+    """
+
+    value: float
+    scatter: float
+    error: float
+    stars: float
+    kept: np.ndarray
+    weight: np.ndarray
+
+
+def average(factors: np.ndarray, star: Sequence[str], *, sigma: float = 3.5) -> Average:
+    """
+    Average calibration factors so that each star has one vote.
+
+    A star that was observed k times gives each of its observations the weight 1/k. Observations farther from
+    the weighted mean than ``sigma`` weighted standard deviations are left out, until none is; the first
+    round takes the median and the median absolute deviation, which no outlier moves. With W the sum of the
+    weights w that are left, and V_s the sum of those of a star,
+
+        S = W^2 / sum V_s^2,   scatter^2 = S / (S - 1) sum w (C - mean)^2 / W,   error = scatter / sqrt(S):
+
+    what makes stars differ is mostly their models, so that more observations of a star are no more stars.
+
+    It fails where stars are few: of three, one that is wrong cannot be told.
+
+    Parameters
+    ----------
+    factors : ndarray
+        Calibration factors, shape (n,), finite and positive.
+    star : sequence of str
+        Name of the star of each.
+    sigma : float, optional
+        Clipping limit [weighted standard deviations].
+
+    Returns
+    -------
+    Average
+        The mean, its error and scatter.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or one is not finite or not positive.
+
+    References
+    ----------
+    Gordon et al. 2025, AJ 169, 6 (doi:10.3847/1538-3881/ad8cd4).
+    """
+    factors, star = np.asarray(factors, float), np.asarray(star)
+    _check(factors, star)
+    kept = _clip(factors, star, sigma)
+    weight = _weights(star, kept)
+    value, scatter, stars = _describe(factors, star, weight)
+    return Average(value, scatter, scatter / np.sqrt(stars), stars, kept, weight)
+
+
+def average_by_type(
+    factors: np.ndarray, star: Sequence[str], kind: Sequence[str], *, sigma: float = 3.5
+) -> dict[str, Average]:
+    """
+    Average the factors of each type of star by itself.
+
+    Parameters
+    ----------
+    factors, star, sigma
+        As in `average`.
+    kind : sequence of str
+        Type of the star of each observation.
+
+    Returns
+    -------
+    dict
+        The average of each type, by its name.
+    """
+    factors, star, kind = np.asarray(factors, float), np.asarray(star), np.asarray(kind)
+    return {
+        str(name): average(factors[kind == name], star[kind == name], sigma=sigma) for name in np.unique(kind)
+    }
+
+
+def _check(factors, star):
+    if factors.shape != star.shape or not len(factors):
+        raise ValueError(
+            f"there must be factors and a star for each, got shapes {factors.shape} and {star.shape}"
+        )
+    bad = np.flatnonzero(~(np.isfinite(factors) & (factors > 0)))
+    if len(bad):
+        raise ValueError(f"factors must be finite and above 0, got {factors[bad[0]]} of {star[bad[0]]}")
+
+
+def _clip(factors, star, sigma):
+    """Leave out what is far from the weighted mean, again and again; shape (n,), True where kept."""
+    # One far away widens the deviation of a few so much that it is never out: begin with what it cannot move.
+    middle = np.median(factors)
+    deviation = _NORMAL * np.median(np.abs(factors - middle))
+    kept = np.abs(factors - middle) <= sigma * deviation if deviation > 0 else np.ones(len(factors), bool)
+    for _ in range(_ROUNDS):
+        value, scatter, _ = _describe(factors, star, _weights(star, kept))
+        # All are looked at each time: the mean may have moved towards one that was left out.
+        again = ~(np.abs(factors - value) > sigma * scatter)
+        if not again.any() or np.array_equal(again, kept):
+            break
+        kept = again
+    return kept
+
+
+def _weights(star, kept):
+    """Give each star one vote, which its observations share; those left out have none."""
+    _, number, count = np.unique(star, return_inverse=True, return_counts=True)
+    return kept / count[number]
+
+
+def _describe(factors, star, weight):
+    """Weighted mean, scatter of a star, and number of stars."""
+    total = weight.sum()
+    value = float((weight * factors).sum() / total)
+    votes = np.bincount(np.unique(star, return_inverse=True)[1], weight)
+    stars = float(total**2 / (votes**2).sum())
+    if stars <= 1:
+        return value, float("nan"), stars
+    variance = (weight * (factors - value) ** 2).sum() / total * stars / (stars - 1)
+    return value, float(np.sqrt(variance)), stars

@@ -1,0 +1,293 @@
+"""Aperture photometry of one star in one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.convolution import Gaussian2DKernel, convolve, interpolate_replace_nans
+from astropy.stats import SigmaClip, sigma_clipped_stats
+from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
+from photutils.centroids import centroid_2dg
+
+__all__ = ["Aperture", "Measurement", "find", "measure"]
+
+_SIGMA_TO_FWHM = 2.3548
+# What is looked for must stand out of the noise of the smoothed image by this [standard deviation].
+_DETECTED = 10.0
+# A centroid is that of a square of this side about it [FWHM], at least so many pixels.
+_BOX, _LEAST_BOX = 2.5, 5
+# The square stays where the centroid is so near its middle [pixel]; it has failed after so many rounds.
+_BETWEEN, _ROUNDS = 0.6, 50
+# So many masked pixels in an aperture may be interpolated, as a part of it, but none so near the middle
+# [FWHM].
+_MOST_MASKED, _CORE = 0.05, 1.0
+# So much of the ring must be seen.
+_LEAST_RING = 0.5
+
+
+@dataclass(frozen=True)
+class Aperture:
+    """
+    Where light and background are measured.
+
+    Parameters
+    ----------
+    radius : float
+        Of the aperture [pixel of the image].
+    sky : tuple of float
+        Inner and outer radius of the ring for the background [pixel of the image].
+    fwhm : float
+        Width of a star at half maximum [pixel of the image].
+    """
+
+    radius: float
+    sky: tuple[float, float]
+    fwhm: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is not in this order."""
+        if not 0 < self.radius <= self.sky[0] < self.sky[1] or self.fwhm <= 0:
+            raise ValueError(
+                "radius, inner and outer radius of the background must be above 0 and in this order, got "
+                f"{self.radius}, {self.sky[0]}, {self.sky[1]}, and fwhm above 0, got {self.fwhm}"
+            )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """
+    The light of a star.
+
+    Parameters
+    ----------
+    x, y : float
+        Its centroid [pixel of the image, 0 in the middle of the first].
+    light, light_error : float
+        Sum in the aperture above the background, and its standard deviation [unit of the image].
+    total : float
+        Sum in the aperture [unit of the image].
+    background, background_error : float
+        Of a pixel, and its standard deviation [unit of the image].
+    background_scatter : float
+        Standard deviation of a pixel in the ring [unit of the image].
+    peak : float
+        Brightest pixel in the aperture [unit of the image].
+    area : float
+        Of the aperture [pixel].
+    interpolated : int
+        Number of masked pixels in the aperture that were interpolated.
+    """
+
+    x: float
+    y: float
+    light: float
+    light_error: float
+    total: float
+    background: float
+    background_error: float
+    background_scatter: float
+    peak: float
+    area: float
+    interpolated: int
+
+
+def find(
+    image: np.ndarray,
+    expected: tuple[float, float],
+    *,
+    fwhm: float,
+    within: float,
+    mask: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """
+    Find the brightest star about an expected position.
+
+    The image is smoothed to the width of a star, so that neither a hot pixel nor noise is taken for one.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (ny, nx).
+    expected : tuple of float
+        Where it should be (x, y) [pixel].
+    fwhm : float
+        Width of a star at half maximum [pixel].
+    within : float
+        How far from there it may be [pixel].
+    mask : ndarray, optional
+        True where pixels must not be used.
+
+    Returns
+    -------
+    tuple of float
+        Its brightest pixel (x, y).
+
+    Raises
+    ------
+    ValueError
+        If that circle lies outside the image, or nothing stands out.
+    """
+    bad = _bad(image, mask)
+    y, x = np.indices(image.shape)
+    near = np.hypot(x - expected[0], y - expected[1]) <= within
+    where = f"within {within:.1f} pixels of ({expected[0]:.1f}, {expected[1]:.1f})"
+    if not (near & ~bad).any():
+        raise ValueError(
+            f"there is no usable pixel {where}; the image has {image.shape[1]} x {image.shape[0]}"
+        )
+    _, middle, scatter = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
+    kernel = Gaussian2DKernel(fwhm / _SIGMA_TO_FWHM)
+    smooth = convolve(np.where(bad, np.nan, image - middle), kernel, boundary="extend")
+    brightest = np.unravel_index(np.argmax(np.where(near & ~bad, smooth, -np.inf)), image.shape)
+    noise = scatter * np.sqrt((kernel.array**2).sum())
+    if not smooth[brightest] > _DETECTED * noise:
+        raise ValueError(
+            f"there is no star {where}: the brightest spot is {smooth[brightest] / noise:.1f} sigma above the "
+            "background"
+        )
+    return float(brightest[1]), float(brightest[0])
+
+
+def measure(
+    image: np.ndarray,
+    err: np.ndarray,
+    start: tuple[float, float],
+    aperture: Aperture,
+    *,
+    mask: np.ndarray | None = None,
+) -> Measurement:
+    """
+    Measure the light of a star.
+
+    The centroid is that of a Gaussian fitted in a small square, which moves with it until it stays. The
+    background is the clipped mean of the ring, whose clipping at 3 sigma leaves it unbiased where the ring is
+    free of sources. The error counts all noise of the pixels once, by their ``err``, and that of the
+    background's mean:
+
+        error^2 = sum err^2 + (area sigma_ring)^2 / n_ring
+
+    Masked pixels in the aperture, few of them and none near the middle, are interpolated. In a drizzled image
+    neighbours share their noise, and errors of sums are larger than these.
+
+    Parameters
+    ----------
+    image, err : ndarray
+        Image and its standard deviation, shape (ny, nx).
+    start : tuple of float
+        Where the star is about (x, y) [pixel].
+    aperture : Aperture
+        Where light and background are measured.
+    mask : ndarray, optional
+        True where pixels must not be used; those that are not finite are not used either.
+
+    Returns
+    -------
+    Measurement
+        Position and light.
+
+    Raises
+    ------
+    ValueError
+        If the aperture leaves the image, the core is masked (as saturated stars are), too much of the
+        aperture or the ring is, or the centroid is lost.
+    """
+    bad = _bad(image, mask)
+    _, middle, _ = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
+    center = _centroid(image - middle, bad, start, aperture.fwhm)
+    filled, filled_err, number = _fill(image, err, bad, center, aperture)
+    inside = CircularAperture(center, aperture.radius)
+    stats = ApertureStats(filled, inside, error=filled_err)
+    background, scatter, pixels = _background(image, bad, center, aperture)
+    error = scatter / np.sqrt(pixels)
+    area = float(inside.area)
+    return Measurement(
+        x=center[0],
+        y=center[1],
+        light=float(stats.sum) - background * area,
+        light_error=float(np.hypot(stats.sum_err, area * error)),
+        total=float(stats.sum),
+        background=background,
+        background_error=error,
+        background_scatter=scatter,
+        peak=float(stats.max),
+        area=area,
+        interpolated=number,
+    )
+
+
+def _bad(image, mask):
+    bad = ~np.isfinite(image)
+    return bad if mask is None else bad | mask
+
+
+def _centroid(image, bad, start, fwhm):
+    """Fit a Gaussian in a square that follows it, until it stays."""
+    half = max(_LEAST_BOX, 2 * int(_BOX * fwhm / 2) + 1) // 2
+    middle = np.rint(start).astype(int)
+    for _ in range(_ROUNDS):
+        left, low = middle - half
+        box = slice(low, low + 2 * half + 1), slice(left, left + 2 * half + 1)
+        if min(left, low) < 0 or box[0].stop > image.shape[0] or box[1].stop > image.shape[1]:
+            raise ValueError(f"the star at ({middle[0]}, {middle[1]}) is at the edge of the image")
+        _check_core(bad, *middle, fwhm)
+        found = centroid_2dg(np.where(bad[box], 0.0, image[box]), mask=bad[box]) + [left, low]
+        if not np.isfinite(found).all() or np.hypot(*(found - start)) > 2 * half:
+            break
+        # A star between two pixels must not send the square to and fro.
+        far = np.abs(found - middle) > _BETWEEN
+        if not far.any():
+            return float(found[0]), float(found[1])
+        middle = np.where(far, np.rint(found), middle).astype(int)
+    raise ValueError(
+        f"the centroid of the star at ({start[0]:.1f}, {start[1]:.1f}) does not stay in one place"
+    )
+
+
+def _check_core(bad, x, y, fwhm):
+    rows, columns = np.indices(bad.shape)
+    core = bad & (np.hypot(columns - x, rows - y) <= _CORE * fwhm)
+    if core.any():
+        raise ValueError(
+            f"{int(core.sum())} pixels in the core of the star at ({x:.1f}, {y:.1f}) are masked: "
+            "is it saturated?"
+        )
+
+
+def _fill(image, err, bad, center, aperture):
+    """Interpolate the few masked pixels of an aperture; their errors are those around them."""
+    x, y = center
+    ny, nx = image.shape
+    if min(x, y, nx - 1 - x, ny - 1 - y) < aperture.radius:
+        raise ValueError(
+            f"the aperture of {aperture.radius:.1f} pixels around ({x:.1f}, {y:.1f}) leaves the image"
+        )
+    rows, columns = np.indices(image.shape)
+    distance = np.hypot(columns - x, rows - y)
+    holes = bad & (distance <= aperture.radius + 1)
+    number = int(holes.sum())
+    if not number:
+        return image, err, 0
+    _check_core(bad, x, y, aperture.fwhm)
+    if number > _MOST_MASKED * np.pi * aperture.radius**2:
+        raise ValueError(
+            f"at most {100 * _MOST_MASKED:.0f} % of an aperture may be masked, but {number} of its pixels "
+            f"are, around ({x:.1f}, {y:.1f})"
+        )
+    kernel = Gaussian2DKernel(max(0.7, aperture.fwhm / _SIGMA_TO_FWHM / 2))
+    planes = (interpolate_replace_nans(np.where(bad, np.nan, plane), kernel) for plane in (image, err))
+    image, err = (np.where(holes, filled, plane) for filled, plane in zip(planes, (image, err), strict=True))
+    return image, err, number
+
+
+def _background(image, bad, center, aperture):
+    """Mean of the ring, standard deviation of a pixel there, and number of pixels."""
+    ring = CircularAnnulus(center, *aperture.sky)
+    stats = ApertureStats(image, ring, mask=bad, sigma_clip=SigmaClip(sigma=3.0, maxiters=10))
+    seen = float(stats.sum_aper_area.value) if np.isfinite(stats.sum_aper_area.value) else 0.0
+    if seen < _LEAST_RING * ring.area:
+        raise ValueError(
+            f"at least {100 * _LEAST_RING:.0f} % of the ring of {aperture.sky[0]:.1f} to {aperture.sky[1]:.1f} "
+            f"pixels must be seen, but {100 * seen / ring.area:.0f} % is"
+        )
+    return float(stats.mean), float(stats.std), seen

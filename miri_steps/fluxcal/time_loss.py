@@ -1,0 +1,352 @@
+"""How the sensitivity of the imager falls with time, from stars that are observed again and again.
+
+The sensitivity is a product, as the photom reference file and the pipeline have it:
+
+    S(t) = [1 - loss (t - T0) / 365] [amplitude exp(-(t - T0) / tau) + 1 - amplitude]
+
+with S = 1 at `T0`. It is fitted in this form. A sum of the same terms, fitted and then applied as a product,
+tells too small a loss: beyond the exponential part the product falls with loss times (1 - amplitude).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize, stats
+
+__all__ = ["T0", "YEAR", "Fit", "TimeLoss", "fit", "interpolate", "sensitivity"]
+
+#: Day at which the sensitivity is 1 [MJD]; Gordon et al. 2025, AJ 169, 6.
+T0 = 59720.0
+#: Days of a year in the linear term, as the pipeline counts them.
+YEAR = 365.0
+
+# Where a fit of tau begins [d]: its chi square may have several minima.
+_FIRST_TAUS = (100.0, 500.0)
+# Beyond these it cannot be told from a constant or a straight line [d].
+_LEAST_TAU, _LARGEST_TAU = 5.0, 5000.0
+# Errors are scaled by the scatter where chi square would by chance be larger in fewer cases than this.
+_CHANCE = 0.01
+_NOT_TOLD = (
+    "the observations do not tell loss, amplitude and tau apart: more of them, or earlier ones, are needed; "
+    "or give tau"
+)
+
+
+@dataclass(frozen=True)
+class TimeLoss:
+    """
+    How the sensitivity falls.
+
+    Parameters
+    ----------
+    loss : float
+        Of the linear term [1/yr], positive where sensitivity is lost.
+    amplitude : float
+        Part of the sensitivity at `T0` that is lost exponentially.
+    tau : float
+        Time in which that part falls by a factor e [d].
+    covariance : ndarray
+        Of loss, amplitude and tau, shape (3, 3); 0 where one of them was given.
+    """
+
+    loss: float
+    amplitude: float
+    tau: float
+    covariance: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Standard deviations of loss [1/yr], amplitude and tau [d]."""
+        return np.sqrt(np.diag(self.covariance))
+
+    def sensitivity(self, mjd: np.ndarray | float) -> np.ndarray:
+        """Tell the sensitivity at a date [MJD] in units of that at `T0`."""
+        return sensitivity(mjd, self.loss, self.amplitude, self.tau)
+
+    def sensitivity_error(self, mjd: np.ndarray | float) -> np.ndarray:
+        """Tell the standard deviation of the sensitivity at a date [MJD]."""
+        slopes = _slopes(np.asarray(mjd, float), self.loss, self.amplitude, self.tau)
+        return np.sqrt(np.einsum("i...,ij,j...->...", slopes, self.covariance, slopes))
+
+
+def sensitivity(mjd: np.ndarray | float, loss: float, amplitude: float, tau: float) -> np.ndarray:
+    """
+    Tell the sensitivity at a date.
+
+    Parameters
+    ----------
+    mjd : ndarray or float
+        Date [MJD].
+    loss : float
+        Loss per year of the linear term [1/yr].
+    amplitude : float
+        Part that is lost exponentially.
+    tau : float
+        Its time constant [d].
+
+    Returns
+    -------
+    ndarray
+        Sensitivity in units of that at `T0`, shape of ``mjd``.
+
+    Examples
+    --------
+    >>> float(sensitivity(59720.0, loss=0.03, amplitude=0.2, tau=200.0))
+    1.0
+    >>> round(float(sensitivity(59720.0 + 10 * 365, loss=0.03, amplitude=0.2, tau=200.0)), 6)
+    0.56
+    """
+    days = np.asarray(mjd, float) - T0
+    return (1 - loss * days / YEAR) * (amplitude * np.exp(-days / tau) + 1 - amplitude)
+
+
+def _slopes(mjd, loss, amplitude, tau):
+    """Take the derivatives of the sensitivity by loss, amplitude and tau, shape (3, ...)."""
+    days = mjd - T0
+    fall = np.exp(-days / tau)
+    linear, exponential = 1 - loss * days / YEAR, amplitude * fall + 1 - amplitude
+    return np.stack(
+        [-days / YEAR * exponential, linear * (fall - 1), linear * amplitude * fall * days / tau**2]
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """
+    What repeated observations of stars say.
+
+    Parameters
+    ----------
+    loss : TimeLoss
+        How the sensitivity falls.
+    scale : dict
+        Rate of each star at `T0` in the reference subarray [unit of the rates].
+    factor : dict
+        Transmission of each subarray, in units of that of the reference.
+    factor_error : dict
+        Its standard deviation; 0 for the reference.
+    residual : ndarray
+        Rate over model, less 1, shape (n,).
+    chi2 : float
+        Sum of the squares of the residuals in units of the errors that were given.
+    dof : int
+        Observations less parameters.
+    """
+
+    loss: TimeLoss
+    scale: dict[str, float]
+    factor: dict[str, float]
+    factor_error: dict[str, float]
+    residual: np.ndarray
+    chi2: float
+    dof: int
+
+
+def fit(
+    mjd: np.ndarray,
+    rate: np.ndarray,
+    error: np.ndarray,
+    *,
+    star: Sequence[str] | None = None,
+    subarray: Sequence[str] | None = None,
+    reference: str = "SUB256",
+    tau: float | None = None,
+) -> Fit:
+    """
+    Fit the loss of sensitivity to repeated observations of stars, each with a brightness of its own.
+
+    Think of each star as a lamp of constant light: all its lines on the plot of rate against time have one
+    shape and differ in height. Shape, heights and, where there are several, transmissions of subarrays are
+    found together by weighted least squares. Their covariance is that of the linear problem about the
+    solution; where the scatter is beyond the stated errors, by more than chance (1 %) allows, it is scaled
+    up to it.
+
+    It fails where dates do not tell the parameters apart: with observations within a fraction of `tau`, or
+    all of them later than a few `tau`.
+
+    Parameters
+    ----------
+    mjd, rate, error : ndarray
+        Date [MJD], rate in the aperture and its standard deviation [any unit], shape (n,).
+    star : sequence of str, optional
+        Name of the star of each observation; one star if not given.
+    subarray : sequence of str, optional
+        Subarray of each; one for all if not given.
+    reference : str, optional
+        Subarray whose transmission is 1.
+    tau : float, optional
+        Time constant, where it is known [d].
+
+    Returns
+    -------
+    Fit
+        Loss, brightness of stars, transmission of subarrays.
+
+    Raises
+    ------
+    ValueError
+        If values are not finite or not positive, are too few, lack the reference, or do not tell the
+        parameters apart.
+    """
+    mjd, rate, error = (np.asarray(values, float) for values in (mjd, rate, error))
+    stars, star = np.unique(["star"] * len(mjd) if star is None else star, return_inverse=True)
+    names, window = np.unique([reference] * len(mjd) if subarray is None else subarray, return_inverse=True)
+    _check(mjd, rate, error, names, reference)
+    others = np.flatnonzero(names != reference)
+    problem = _Problem(mjd, rate, error, star, len(stars), _columns(window, others), tau)
+    found = problem.solve()
+    dof = len(mjd) - len(found.x)
+    chi2 = 2 * found.cost
+    covariance = _covariance(found.jac) * _inflation(chi2, dof)
+    loss, amplitude, tau, slopes = problem.physical(found.x)
+    inner = slopes @ covariance[-problem.shape_size :, -problem.shape_size :] @ slopes.T
+    factors = np.exp(found.x[len(stars) : len(stars) + len(others)])
+    errors = factors * np.sqrt(np.diag(covariance)[len(stars) : len(stars) + len(others)])
+    return Fit(
+        loss=TimeLoss(loss, amplitude, tau, inner),
+        scale=dict(zip(stars.tolist(), np.exp(found.x[: len(stars)]).tolist(), strict=True)),
+        factor={reference: 1.0} | dict(zip(names[others].tolist(), factors.tolist(), strict=True)),
+        factor_error={reference: 0.0} | dict(zip(names[others].tolist(), errors.tolist(), strict=True)),
+        residual=rate / problem.model(found.x) - 1,
+        chi2=chi2,
+        dof=dof,
+    )
+
+
+def _check(mjd, rate, error, names, reference):
+    for name, values in (("mjd", mjd), ("rate", rate), ("error", error)):
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if len(bad):
+            raise ValueError(
+                f"{name} must be finite and above 0, got {values[bad[0]]} in observation {bad[0]}"
+            )
+    if reference not in names:
+        raise ValueError(
+            f"reference must be a subarray that was used, of {', '.join(names)}, got {reference}"
+        )
+
+
+def _columns(window, others):
+    """Mark the observations in each subarray but the reference, shape (n, number of these)."""
+    return (window[:, None] == others).astype(float)
+
+
+def _inflation(chi2, dof):
+    return chi2 / dof if dof > 0 and stats.chi2.sf(chi2, dof) < _CHANCE else 1.0
+
+
+def _covariance(jacobian):
+    """Invert the normal equations, whose unknowns may differ much in size."""
+    size = np.linalg.norm(jacobian, axis=0)
+    if jacobian.shape[0] < jacobian.shape[1] or not size.all():
+        raise ValueError(_NOT_TOLD)
+    _, values, vectors = np.linalg.svd(jacobian / size, full_matrices=False)
+    if values[-1] < 1e-6 * values[0]:
+        raise ValueError(_NOT_TOLD)
+    inverse = vectors.T / values / size[:, None]
+    return inverse @ inverse.T
+
+
+class _Problem:
+    """Least squares in logarithms of brightness, transmission and tau, and in loss and amplitude."""
+
+    def __init__(self, mjd, rate, error, star, number, windows, tau):
+        self.mjd, self.rate, self.error, self.tau = mjd, rate, error, tau
+        self.members = (star[:, None] == np.arange(number)).astype(float)
+        self.linear = np.hstack([self.members, windows])
+        self.shape_size = 2 if tau else 3
+
+    def shape(self, x):
+        loss, amplitude, *rest = x[-self.shape_size :]
+        return loss, amplitude, self.tau or float(np.exp(rest[0]))
+
+    def physical(self, x):
+        """Loss, amplitude, tau, and their slopes by the unknowns, shape (3, number of these)."""
+        loss, amplitude, tau = self.shape(x)
+        slopes = np.diag([1.0, 1.0, tau])
+        return float(loss), float(amplitude), float(tau), slopes[:, : self.shape_size]
+
+    def model(self, x):
+        return np.exp(self.linear @ x[: self.linear.shape[1]]) * sensitivity(self.mjd, *self.shape(x))
+
+    def residual(self, x):
+        return (self.model(x) - self.rate) / self.error
+
+    def jacobian(self, x):
+        loss, amplitude, tau = self.shape(x)
+        level = np.exp(self.linear @ x[: self.linear.shape[1]])
+        slopes = _slopes(self.mjd, loss, amplitude, tau)
+        slopes[2] *= tau
+        columns = [self.linear * self.model(x)[:, None], (level * slopes[: self.shape_size]).T]
+        return np.hstack(columns) / self.error[:, None]
+
+    def solve(self):
+        found = [self._solve_from(tau) for tau in ((self.tau,) if self.tau else _FIRST_TAUS)]
+        best = min(found, key=lambda one: one.cost)
+        if not self.tau and not 1.01 * _LEAST_TAU < np.exp(best.x[-1]) < 0.99 * _LARGEST_TAU:
+            raise ValueError(_NOT_TOLD)
+        return best
+
+    def _solve_from(self, tau):
+        weights = (self.rate / self.error) ** 2
+        scale = np.log(self.members.T @ (self.rate * weights) / (self.members.T @ weights))
+        windows = np.zeros(self.linear.shape[1] - len(scale))
+        shape = [0.0, 0.05, np.log(tau)][: self.shape_size]
+        limit = np.full(len(scale) + len(windows) + self.shape_size, np.inf)
+        low, high = -limit, limit
+        high[len(scale) + len(windows) + 1] = 1.0
+        if not self.tau:
+            low[-1], high[-1] = np.log([_LEAST_TAU, _LARGEST_TAU])
+        start = np.concatenate([scale, windows, shape])
+        return optimize.least_squares(
+            self.residual,
+            start,
+            self.jacobian,
+            bounds=(low, high),
+            x_scale="jac",
+            xtol=1e-12,
+            ftol=1e-12,
+            gtol=1e-12,
+        )
+
+
+def interpolate(losses: Mapping[float, TimeLoss], wavelength: float) -> TimeLoss:
+    """
+    Interpolate the loss between filters that were monitored, for one that was not.
+
+    Parameters
+    ----------
+    losses : mapping
+        Loss by the pivot wavelength of its filter [micron], two or more.
+    wavelength : float
+        Pivot wavelength of the other [micron], between those.
+
+    Returns
+    -------
+    TimeLoss
+        Linear in wavelength between the nearest on each side, with their covariances.
+
+    Raises
+    ------
+    ValueError
+        If the wavelength does not lie between two of these.
+    """
+    known = sorted(losses)
+    if not known or not known[0] <= wavelength <= known[-1]:
+        raise ValueError(
+            f"wavelength must lie between those of monitored filters, {known} micron, got {wavelength}"
+        )
+    if wavelength in losses:
+        return losses[wavelength]
+    after = int(np.searchsorted(known, wavelength))
+    left, right = losses[known[after - 1]], losses[known[after]]
+    part = (wavelength - known[after - 1]) / (known[after] - known[after - 1])
+    return TimeLoss(
+        loss=(1 - part) * left.loss + part * right.loss,
+        amplitude=(1 - part) * left.amplitude + part * right.amplitude,
+        tau=(1 - part) * left.tau + part * right.tau,
+        covariance=(1 - part) ** 2 * left.covariance + part**2 * right.covariance,
+    )

@@ -1,0 +1,91 @@
+"""Fluxes of models in filters, against integrals done by hand."""
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import Table
+
+from miri_steps.fluxcal import band_fluxes
+
+LIGHT = 2.99792458e18  # [Angstrom/s]
+
+
+@pytest.fixture
+def rayleigh_jeans(tmp_path):
+    """Write the spectrum of a hot star: 0.05 Jy at 10 micron."""
+    wavelength = np.geomspace(5e4, 30e4, 3000)
+    flux = 1e-23 * 0.05 * (wavelength / 1e5) ** -2 * LIGHT / wavelength**2
+    columns = [
+        fits.Column("WAVELENGTH", "D", array=wavelength, unit="ANGSTROMS"),
+        fits.Column("FLUX", "D", array=flux, unit="FLAM"),
+    ]
+    path = tmp_path / "star_mod_001.fits"
+    fits.BinTableHDU.from_columns(columns).writeto(path)
+    return path
+
+
+@pytest.fixture
+def box(tmp_path):
+    """Write a filter that lets light through between 9.2 and 10.7 micron."""
+    wavelength = np.linspace(9.0, 11.0, 201)
+    throughput = np.where((wavelength > 9.2) & (wavelength < 10.7), 0.3, 0.0)
+    path = tmp_path / "F1000W.ecsv"
+    Table({"wavelength": wavelength * u.um, "throughput": throughput}).write(path)
+    return path
+
+
+def test_a_spectrum_is_averaged_over_photons(rayleigh_jeans, box):
+    found = band_fluxes.band_flux(band_fluxes.read_spectrum(rayleigh_jeans), band_fluxes.read_throughput(box))
+
+    table = Table.read(box)
+    wavelength = np.linspace(9.0, 11.0, 2_000_001)
+    throughput = np.interp(wavelength, table["wavelength"], table["throughput"])
+    flux = 0.05 * (wavelength / 10) ** -2
+    expected = np.trapezoid(flux * throughput / wavelength, wavelength)
+    expected /= np.trapezoid(throughput / wavelength, wavelength)
+    assert found.unit == u.Jy
+    assert found.value == pytest.approx(expected, rel=2e-6)
+
+
+def test_tables_name_stars_filters_and_files(rayleigh_jeans, box):
+    table = band_fluxes.tabulate({"G 191-B2B": rayleigh_jeans}, {"F1000W": box})
+
+    assert table.colnames == ["name", "F1000W"]
+    assert table["F1000W"].unit == u.Jy
+    assert table["F1000W"][0].value == pytest.approx(0.051, rel=0.01)
+    assert table.meta["files"] == {"G 191-B2B": str(rayleigh_jeans), "F1000W": str(box)}
+
+
+def test_plain_text_is_in_angstrom(tmp_path, rayleigh_jeans, box):
+    path = tmp_path / "f1000w.txt"
+    path.write_text("wave throughput\n" + "".join(f"{w} {t}\n" for w, t in ((9e4, 0), (1e5, 0.3), (11e4, 0))))
+    curve = band_fluxes.read_throughput(path)
+    assert curve.pivot().to_value(u.um) == pytest.approx(9.99, abs=0.02)
+
+
+def test_a_spectrum_that_ends_within_the_filter_is_refused(tmp_path, box):
+    wavelength = np.linspace(5e4, 10e4, 100)
+    path = tmp_path / "short.fits"
+    columns = [
+        fits.Column("WAVELENGTH", "D", array=wavelength, unit="ANGSTROMS"),
+        fits.Column("FLUX", "D", array=np.full(100, 1e-15), unit="FLAM"),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(path)
+    with pytest.raises(
+        ValueError, match=r"must cover the filter, 9.2\d+ to 10.\d+ micron, but goes from 5.000 to 10.000"
+    ):
+        band_fluxes.band_flux(band_fluxes.read_spectrum(path), band_fluxes.read_throughput(box))
+
+
+def test_files_that_are_something_else_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere\.fits"):
+        band_fluxes.read_spectrum(tmp_path / "nowhere.fits")
+    path = tmp_path / "x.ecsv"
+    Table({"a": [1.0], "b": [2.0]}).write(path)
+    with pytest.raises(ValueError, match="must have a column wavelength or .*, got a, b"):
+        band_fluxes.read_throughput(path)
+    image = tmp_path / "image.fits"
+    fits.PrimaryHDU(np.zeros((3, 3))).writeto(image)
+    with pytest.raises(ValueError, match=r"image\.fits must be a spectrum"):
+        band_fluxes.read_spectrum(image)

@@ -1,0 +1,145 @@
+"""Photometry of simulated stars of known light and place."""
+
+import numpy as np
+import pytest
+
+from miri_steps import simulate
+from miri_steps.fluxcal import config, encircled, photometry
+from miri_steps.fluxcal.photometry import Aperture
+
+LIGHT, SKY = 1e5, 7.0
+HALF = 60
+
+
+def make(band):
+    """Make the PSF of a filter, the aperture of 70 % of its light, and its correction."""
+    psf = simulate.psf(band)
+    found = encircled.corrections(encircled.psf_curve(psf.data, 0.11 / psf.oversample))
+    aperture = Aperture(float(found.radius[5]), found.sky, config.band(band).fwhm)
+    return psf, aperture, float(found.apcorr[5])
+
+
+@pytest.fixture(scope="module", params=["F560W", "F1000W", "F2550W"])
+def optics(request):
+    return request.param, *make(request.param)
+
+
+@pytest.fixture(scope="module")
+def tenth():
+    return make("F1000W")
+
+
+def image_of(psf, dx=0.2, dy=-0.3, light=LIGHT):
+    return psf.stamp(dx, dy, HALF) * light + SKY
+
+
+def test_place_and_light_are_right_wherever_the_star_falls_on_a_pixel(optics):
+    band, psf, aperture, apcorr = optics
+    off, light = [], []
+    for dx in np.linspace(-0.5, 0.5, 5):
+        for dy in (-0.4, -0.1, 0.3):
+            image = image_of(psf, dx, dy)
+            start = photometry.find(image, (HALF + 2, HALF - 1), fwhm=aperture.fwhm, within=5)
+            found = photometry.measure(image, np.ones(image.shape), start, aperture)
+            off.append([found.x - HALF - dx, found.y - HALF - dy])
+            light.append(found.light * apcorr / LIGHT)
+
+    assert np.abs(off).max() < 0.02
+    # Light of an undersampled star depends on where on a pixel it falls.
+    spread = {"F560W": 0.008, "F1000W": 0.003, "F2550W": 0.001}[band]
+    assert abs(np.mean(light) - 1) < 0.005
+    assert np.std(light) < spread
+
+
+def test_errors_are_those_of_many_draws():
+    """At the longest wavelength, where the background counts most."""
+    psf, aperture, _ = make("F2550W")
+    random, truth = np.random.default_rng(1), image_of(psf, light=3000.0)
+    err = np.sqrt(truth / 5)
+    found = [
+        photometry.measure(truth + random.normal(0, err), err, (HALF, HALF), aperture) for _ in range(150)
+    ]
+
+    scatter = np.std([one.light for one in found])
+    assert np.mean([one.light_error for one in found]) == pytest.approx(scatter, rel=0.12)
+    # The mean of the background has its part, and it is that of its own scatter.
+    assert np.std([one.background for one in found]) == pytest.approx(found[0].background_error, rel=0.2)
+    expected = np.sqrt(np.pi * aperture.radius**2 * SKY / 5 + 0.7 * 3000 / 5)
+    assert found[0].light_error == pytest.approx(
+        np.hypot(expected, found[0].area * found[0].background_error), rel=0.1
+    )
+
+
+def test_the_brightest_star_near_the_place_is_taken_and_no_hot_pixel(tenth):
+    psf, aperture, _ = tenth
+    random = np.random.default_rng(3)
+    image = SKY + random.normal(0, 0.5, (200, 200))
+    for x, y, light in ((100, 90, 3000), (105, 96, 300), (40, 40, 30000)):
+        image[y - 30 : y + 31, x - 30 : x + 31] += psf.stamp(0, 0, 30) * light
+    image[95, 97] = 150.0
+
+    found = photometry.find(image, (102, 93), fwhm=aperture.fwhm, within=10)
+    assert found == (100, 90)
+
+
+def test_where_there_is_no_star_that_is_said(tenth):
+    _, aperture, _ = tenth
+    image = SKY + np.random.default_rng(3).normal(0, 0.5, (100, 100))
+    with pytest.raises(ValueError, match=r"there is no star within 10.0 pixels of \(50.0, 50.0\): .* sigma"):
+        photometry.find(image, (50, 50), fwhm=aperture.fwhm, within=10)
+    with pytest.raises(
+        ValueError, match=r"no usable pixel within 5.0 pixels of \(150.0, 50.0\); .* 100 x 100"
+    ):
+        photometry.find(image, (150, 50), fwhm=aperture.fwhm, within=5)
+
+
+def test_a_few_masked_pixels_are_interpolated(tenth):
+    psf, aperture, _ = tenth
+    image = image_of(psf)
+    err = np.ones(image.shape)
+    whole = photometry.measure(image, err, (HALF, HALF), aperture)
+    holed = image.copy()
+    holed[HALF + 3, HALF] = np.nan
+    found = photometry.measure(holed, err, (HALF, HALF), aperture)
+
+    assert (whole.interpolated, found.interpolated) == (0, 1)
+    assert found.light == pytest.approx(whole.light, rel=0.01)
+    assert np.isnan(holed[HALF + 3, HALF])
+
+
+def test_too_many_are_not(tenth):
+    psf, aperture, _ = tenth
+    image, err = image_of(psf), np.ones((2 * HALF + 1,) * 2)
+    many = image.copy()
+    many[HALF + 3, HALF - 2 : HALF + 3] = np.nan
+    with pytest.raises(
+        ValueError, match=r"at most 5 % of an aperture may be masked, but \d of its pixels are"
+    ):
+        photometry.measure(many, err, (HALF, HALF), aperture)
+    saturated = image.copy()
+    saturated[HALF, HALF] = np.nan
+    with pytest.raises(
+        ValueError, match=r"1 pixels in the core of the star .* are masked: is it saturated\?"
+    ):
+        photometry.measure(saturated, err, (HALF, HALF), aperture)
+    blind = image.copy()
+    y, x = np.indices(image.shape)
+    blind[np.hypot(x - HALF, y - HALF) > aperture.radius + 2] = np.nan
+    with pytest.raises(ValueError, match=r"at least 50 % of the ring of .* must be seen, but \d+ % is"):
+        photometry.measure(blind, err, (HALF, HALF), aperture)
+
+
+def test_a_star_at_the_edge_is_refused(tenth):
+    psf, aperture, _ = tenth
+    image = image_of(psf)[HALF - 2 :]
+    with pytest.raises(ValueError, match="at the edge of the image"):
+        photometry.measure(image, np.ones(image.shape), (HALF, 2), aperture)
+    image = image_of(psf)[HALF - 4 :]
+    wide = Aperture(8.0, (9.0, 12.0), aperture.fwhm)
+    with pytest.raises(ValueError, match=r"the aperture of 8.0 pixels around \(.*\) leaves the image"):
+        photometry.measure(image, np.ones(image.shape), (HALF, 4), wide)
+
+
+def test_apertures_make_sense():
+    with pytest.raises(ValueError, match="must be above 0 and in this order, got 5, 4, 6"):
+        Aperture(5, (4, 6), 2.0)

@@ -1,0 +1,161 @@
+"""The loss of sensitivity with time: what is put in comes back, with honest errors."""
+
+import numpy as np
+import pytest
+
+from miri_steps.fluxcal import time_loss
+from miri_steps.fluxcal.time_loss import T0, YEAR, TimeLoss
+
+TRUTH = 0.03, 0.2, 200.0
+
+
+def observe(seed, *, truth=TRUTH, error=0.004, noise=True):
+    """Look at one star monthly for four years, at two others now and then; a third of it in full frames."""
+    random = np.random.default_rng(seed)
+    mjd = T0 + np.concatenate([np.linspace(10, 1500, 30), random.uniform(10, 1500, 20)])
+    star = np.concatenate([np.zeros(30, int), random.integers(1, 3, 20)])
+    subarray = np.where(random.random(50) < 0.3, "FULL", "SUB256")
+    level = np.array([1000.0, 300.0, 5000.0])[star] * np.where(subarray == "FULL", 1.02, 1.0)
+    rate = level * time_loss.sensitivity(mjd, *truth)
+    sigma = error * rate
+    return {
+        "mjd": mjd,
+        "rate": rate + noise * random.normal(0, sigma),
+        "error": sigma,
+        "star": np.array(["BD+60 1753", "HD 2811", "del UMi"])[star],
+        "subarray": subarray,
+    }
+
+
+def found(fit):
+    return fit.loss.loss, fit.loss.amplitude, fit.loss.tau
+
+
+def test_the_sensitivity_is_a_product():
+    assert time_loss.sensitivity(T0, *TRUTH) == 1.0
+    late = time_loss.sensitivity(T0 + 20 * YEAR, *TRUTH)
+    assert late == pytest.approx((1 - 0.6) * 0.8, abs=1e-12)
+    assert TimeLoss(*TRUTH, np.zeros((3, 3))).sensitivity(T0 + 200) == pytest.approx(
+        (1 - 0.03 * 200 / 365) * (0.2 / np.e + 0.8)
+    )
+
+
+def test_without_noise_all_comes_back():
+    fit = time_loss.fit(**observe(1, noise=False))
+
+    np.testing.assert_allclose(found(fit), TRUTH, rtol=1e-6)
+    assert fit.factor == {"SUB256": 1.0, "FULL": pytest.approx(1.02, rel=1e-8)}
+    assert fit.scale == {
+        "BD+60 1753": pytest.approx(1000, rel=1e-8),
+        "HD 2811": pytest.approx(300, rel=1e-8),
+        "del UMi": pytest.approx(5000, rel=1e-8),
+    }
+    np.testing.assert_allclose(fit.residual, 0, atol=1e-8)
+    assert fit.dof == 50 - 3 - 1 - 3
+
+
+@pytest.fixture(scope="module", params=[(TRUTH, 0.004), ((0.01, 0.08, 250.0), 0.002)], ids=["long", "short"])
+def draws(request):
+    truth, error = request.param
+    return truth, [time_loss.fit(**observe(seed, truth=truth, error=error)) for seed in range(200)]
+
+
+def test_errors_are_honest(draws):
+    truth, fits = draws
+    pulls = [
+        [
+            *(np.subtract(found(fit), truth) / fit.loss.errors),
+            (fit.factor["FULL"] - 1.02) / fit.factor_error["FULL"],
+        ]
+        for fit in fits
+    ]
+
+    width, middle = np.std(pulls, axis=0), np.mean(pulls, axis=0)
+    assert (width > 0.9).all() and (width < 1.1).all()
+    # The error of a mean of 200 is 0.07; the skewness of tau adds a little.
+    assert (np.abs(middle) < 0.25).all()
+
+
+def test_the_error_of_the_sensitivity_is_its_scatter(draws):
+    _, fits = draws
+    mjd = T0 + np.array([100.0, 1000.0, 2000.0])
+    scatter = np.std([fit.loss.sensitivity(mjd) for fit in fits], axis=0)
+    stated = np.mean([fit.loss.sensitivity_error(mjd) for fit in fits], axis=0)
+    np.testing.assert_allclose(stated, scatter, rtol=0.15)
+
+
+def test_scatter_beyond_the_errors_widens_them():
+    given = observe(3)
+    honest = time_loss.fit(**given)
+    small = time_loss.fit(**given | {"error": given["error"] / 3})
+
+    assert small.chi2 == pytest.approx(9 * honest.chi2)
+    np.testing.assert_allclose(
+        small.loss.errors, honest.loss.errors * np.sqrt(honest.chi2 / honest.dof), rtol=1e-4
+    )
+
+
+def test_a_known_tau_is_kept():
+    fit = time_loss.fit(**observe(2, truth=(0.005, 0.02, 200.0)), tau=200.0)
+
+    assert fit.loss.tau == 200.0
+    assert fit.loss.errors[2] == 0
+    assert abs(fit.loss.loss - 0.005) < 3 * fit.loss.errors[0]
+
+
+def test_order_and_unit_do_not_matter():
+    given = observe(4)
+    order = np.random.default_rng(0).permutation(50)
+    again = {name: values[order] for name, values in given.items()}
+    again |= {"rate": 1e3 * again["rate"], "error": 1e3 * again["error"]}
+
+    np.testing.assert_allclose(found(time_loss.fit(**again)), found(time_loss.fit(**given)), rtol=1e-6)
+
+
+def test_what_the_dates_do_not_tell_is_refused():
+    given = observe(1, noise=False)
+    late = given["mjd"] > T0 + 1200
+    with pytest.raises(ValueError, match="do not tell loss, amplitude and tau apart"):
+        time_loss.fit(**{name: values[late][:5] for name, values in given.items()})
+    with pytest.raises(ValueError, match="do not tell loss, amplitude and tau apart"):
+        time_loss.fit(given["mjd"][:2], given["rate"][:2], given["error"][:2])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rate": -1.0}, r"rate must be finite and above 0, got -1.0 in observation 7"),
+        ({"error": 0.0}, r"error must be finite and above 0, got 0.0 in observation 7"),
+        ({"mjd": np.nan}, r"mjd must be finite and above 0, got nan in observation 7"),
+    ],
+)
+def test_bad_numbers_are_named(change, words):
+    given = observe(1)
+    for name, value in change.items():
+        given[name] = given[name].copy()
+        given[name][7] = value
+    with pytest.raises(ValueError, match=words):
+        time_loss.fit(**given)
+
+
+def test_the_reference_must_have_been_used():
+    with pytest.raises(
+        ValueError, match="reference must be a subarray that was used, of FULL, SUB256, got SUB64"
+    ):
+        time_loss.fit(**observe(1), reference="SUB64")
+
+
+def test_filters_between_are_interpolated_with_their_errors():
+    short = TimeLoss(0.0, 0.02, 200.0, np.diag([1e-6, 4e-6, 100.0]))
+    long = TimeLoss(0.04, 0.22, 240.0, np.diag([4e-6, 1e-6, 400.0]))
+    middle = time_loss.interpolate({20.0: long, 10.0: short}, 12.5)
+
+    assert (middle.loss, middle.amplitude, middle.tau) == pytest.approx((0.01, 0.07, 210.0))
+    np.testing.assert_allclose(
+        np.diag(middle.covariance), 0.75**2 * np.diag(short.covariance) + 0.25**2 * np.diag(long.covariance)
+    )
+    assert time_loss.interpolate({20.0: long, 10.0: short}, 10.0) is short
+    with pytest.raises(
+        ValueError, match=r"between those of monitored filters, \[10.0, 20.0\] micron, got 25"
+    ):
+        time_loss.interpolate({20.0: long, 10.0: short}, 25.0)
