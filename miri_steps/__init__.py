@@ -11,6 +11,7 @@ _STEPS = {
     "MedianHotPixelStep": "miri_steps.steps.median_hot_pixel",
     "PixelSkyMatchStep": "miri_steps.steps.pixel_skymatch",
     "RateFromRateintsStep": "miri_steps.steps.rate_from_rateints",
+    "StarPhotometryStep": "miri_steps.steps.star_photometry",
     "SuperBackgroundStep": "miri_steps.steps.super_background",
     "TileAstrometryStep": "miri_steps.steps.tile_astrometry",
 }

@@ -19,6 +19,7 @@ def get_steps() -> list[tuple[str, str, bool]]:
         ("miri_steps.MedianHotPixelStep", "median_hot_pixel", False),
         ("miri_steps.PixelSkyMatchStep", "pixel_skymatch", False),
         ("miri_steps.RateFromRateintsStep", "rate_from_rateints", False),
+        ("miri_steps.StarPhotometryStep", "star_photometry", False),
         ("miri_steps.SuperBackgroundStep", "super_background", False),
         ("miri_steps.TileAstrometryStep", "tile_astrometry", False),
     ]

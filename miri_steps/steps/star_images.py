@@ -1,0 +1,257 @@
+"""What `StarPhotometryStep` takes from an image, and the row that it makes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from stdatamodels.jwst import datamodels
+from stdatamodels.jwst.datamodels import JwstDataModel
+
+from miri_steps import detector, exposures
+from miri_steps.fluxcal import config
+from miri_steps.fluxcal.photometry import Aperture, Measurement
+
+__all__ = ["StarImage", "read", "row"]
+
+_RATE = u.DN / u.s
+_PIXEL = u.pix
+_SURFACE_BRIGHTNESS, _COUNTS = "MJy/sr", "DN/s"
+_DO_NOT_USE = datamodels.dqflags.pixel["DO_NOT_USE"]
+
+
+@dataclass(frozen=True)
+class StarImage:
+    """
+    An image as photometry wants it.
+
+    Parameters
+    ----------
+    name : str
+        Its file.
+    image, err : ndarray
+        Rates and their standard deviations, shape (ny, nx) [DN/s in a pixel].
+    mask : ndarray
+        True where pixels must not be used.
+    wcs : gwcs.WCS
+        Where pixels are on the sky.
+    pixel_scale : float
+        Side of a pixel [arcsec].
+    pixel_area : float
+        Its solid angle, for which the rates are meant [sr].
+    aperture : Aperture
+        Where light and background are measured [pixel of this image].
+    ee, apcorr : float
+        Part of the light that the aperture holds, and its correction.
+    """
+
+    name: str
+    image: np.ndarray
+    err: np.ndarray
+    mask: np.ndarray
+    wcs: object
+    pixel_scale: float
+    pixel_area: float
+    aperture: Aperture
+    ee: float
+    apcorr: float
+
+    def pixel_of(self, ra: float, dec: float) -> tuple[float, float]:
+        """
+        Find a position in the image.
+
+        Parameters
+        ----------
+        ra, dec : float
+            Position [deg].
+
+        Returns
+        -------
+        tuple of float
+            Pixel (x, y), also outside the image.
+        """
+        x, y = self.wcs.invert(ra, dec, with_bounding_box=False)
+        return float(x), float(y)
+
+
+def read(model: JwstDataModel, reference: str | Path, ee: float) -> StarImage:
+    """
+    Take what photometry needs from a mosaic or an exposure.
+
+    Light is put back from surface brightness to counts by the factor that was applied, PHOTMJSR, so that the
+    calibration does not depend on an older one. The pixels of an exposure are not equally large: where the
+    model has their relative areas, each is multiplied by its own.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The image.
+    reference : str or Path
+        Aperture correction reference file.
+    ee : float
+        Part of the light that the aperture is to hold.
+
+    Returns
+    -------
+    StarImage
+        Rates, mask and aperture.
+
+    Raises
+    ------
+    ValueError
+        If it is no MIRI image, lacks what is needed, has other units, or the reference file has no such aperture.
+    """
+    name = model.meta.filename
+    exposures.check_imaging(name, model.meta.exposure.type)
+    if getattr(model.meta, "wcs", None) is None:
+        raise ValueError(f"{name} has no WCS: was assign_wcs run?")
+    area = model.meta.photometry.pixelarea_steradians
+    if not area:
+        raise ValueError(f"{name} does not say how large its pixels are (PIXAR_SR)")
+    factor = 1 / _conversion(model, name)
+    if model.hasattr("area") and model.area is not None and model.area.shape == model.data.shape:
+        factor = factor * model.area
+    scale = float(np.degrees(np.sqrt(area)) * 3600)
+    aperture, apcorr = _aperture(model, name, reference, ee, scale)
+    return StarImage(
+        name=name,
+        image=np.asarray(model.data, float) * factor,
+        err=np.asarray(model.err, float) * factor,
+        mask=_mask(model),
+        wcs=model.meta.wcs,
+        pixel_scale=scale,
+        pixel_area=float(area),
+        aperture=aperture,
+        ee=ee,
+        apcorr=apcorr,
+    )
+
+
+def _conversion(model, name):
+    """Tell what the rates were multiplied by."""
+    unit = model.meta.bunit_data
+    if unit == _COUNTS:
+        return 1.0
+    if unit != _SURFACE_BRIGHTNESS:
+        raise ValueError(f"the unit of {name} must be {_SURFACE_BRIGHTNESS} or {_COUNTS}, got {unit}")
+    conversion = model.meta.photometry.conversion_megajanskys
+    if not conversion:
+        raise ValueError(f"{name} is in {unit}, but does not say by which factor (PHOTMJSR)")
+    return conversion
+
+
+def _mask(model):
+    mask = ~(np.isfinite(model.data) & np.isfinite(model.err))
+    # Mosaics have no flags, but weights.
+    if model.hasattr("wht") and model.wht is not None:
+        return mask | (model.wht == 0)
+    if model.hasattr("dq") and model.dq is not None:
+        return mask | (np.bitwise_and(model.dq, _DO_NOT_USE) > 0)
+    return mask
+
+
+def _aperture(model, name, reference, ee, scale):
+    """Look the aperture up, and put it from native pixels to those of the image."""
+    band, subarray = model.meta.instrument.filter, model.meta.subarray.name
+    with datamodels.open(reference) as file:
+        table = np.array(file.apcorr_table)
+    bands, subarrays = (np.char.strip(table[column].astype(str)) for column in ("filter", "subarray"))
+    here = table[(bands == band) & (subarrays == subarray)]
+    rows = here[np.isclose(here["eefraction"], ee, atol=1e-4)]
+    if len(rows) != 1:
+        known = ", ".join(f"{level:.2f}" for level in here["eefraction"]) or "none"
+        raise ValueError(
+            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of {name}, got {known}"
+        )
+    to_image = detector.PIXEL_SCALE / scale
+    # A native pixel is that of this image, unless it was resampled to another size.
+    if model.meta.resample.hasattr("pixel_scale_ratio") and model.meta.resample.pixel_scale_ratio:
+        to_image = 1 / model.meta.resample.pixel_scale_ratio
+    found = rows[0]
+    return (
+        Aperture(
+            radius=float(found["radius"]) * to_image,
+            sky=(float(found["skyin"]) * to_image, float(found["skyout"]) * to_image),
+            fwhm=config.band(band).fwhm * to_image,
+        ),
+        float(found["apcorr"]),
+    )
+
+
+def row(
+    model: JwstDataModel,
+    seen: StarImage,
+    found: Measurement | None,
+    expected: tuple[float, float],
+    problem: str,
+) -> QTable:
+    """
+    Make the row of an image.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The image.
+    seen : StarImage
+        What was taken from it.
+    found : Measurement or None
+        The star.
+    expected : tuple of float
+        Where it should be (x, y) [pixel].
+    problem : str
+        Why there is none.
+
+    Returns
+    -------
+    QTable
+        One row.
+    """
+    meta = model.meta
+    star = config.star(meta.target.catalog_name or meta.target.proposer_name or "")
+    columns = {
+        "file": seen.name,
+        "name": star.name,
+        "type": star.type,
+        "filter": meta.instrument.filter,
+        "subarray": meta.subarray.name,
+        "readpattern": meta.exposure.readpatt or "",
+        "ngroups": meta.exposure.ngroups or 0,
+        "tgroup": (meta.exposure.group_time or np.nan) * u.s,
+        "timemid": (meta.exposure.mid_time or np.nan) * u.day,
+        "ee": seen.ee,
+        "radius": seen.aperture.radius * _PIXEL,
+        "skyin": seen.aperture.sky[0] * _PIXEL,
+        "skyout": seen.aperture.sky[1] * _PIXEL,
+        "apcorr": seen.apcorr,
+        "pixel_area": seen.pixel_area * u.sr,
+        **_measured(seen, found, expected, meta.exposure),
+        "problem": problem,
+    }
+    return QTable({name: np.atleast_1d(value) for name, value in columns.items()})
+
+
+def _measured(seen, found, expected, exposure):
+    """Columns of the measurement, NaN where there is none."""
+    nothing = float("nan")
+    get = (lambda name: getattr(found, name)) if found else (lambda _: nothing)
+    ra, dec = seen.wcs(found.x, found.y, with_bounding_box=False) if found else (nothing, nothing)
+    ramp = (exposure.ngroups or nothing) * (exposure.group_time or nothing)
+    return {
+        "x": get("x") * _PIXEL,
+        "y": get("y") * _PIXEL,
+        "ra": float(ra) * u.deg,
+        "dec": float(dec) * u.deg,
+        "x_offset": (get("x") - expected[0]) * _PIXEL,
+        "y_offset": (get("y") - expected[1]) * _PIXEL,
+        "rate": get("light") * _RATE,
+        "rate_error": get("light_error") * _RATE,
+        "aperture_sum": get("total") * _RATE,
+        "area": get("area") * _PIXEL**2,
+        "background": get("background") * _RATE,
+        "background_error": get("background_error") * _RATE,
+        "background_scatter": get("background_scatter") * _RATE,
+        "peak": get("peak") * _RATE,
+        "well_depth": get("peak") * ramp * u.DN,
+        "interpolated": found.interpolated if found else 0,
+    }
