@@ -1,7 +1,9 @@
 """What all Steps of this package share."""
 
+import gzip
 import json
 import logging
+import os
 import tempfile
 import warnings
 from collections import Counter
@@ -38,6 +40,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(f"stpipe.{__name__}")
+
+# What a file that was compressed begins with.
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass
@@ -323,12 +328,21 @@ def check_file(path: str | Path) -> None:
             warnings.simplefilter("ignore", AstropyUserWarning)
             with fits.open(path) as hdus:
                 end = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdus))
-    except OSError as error:
+            size = _size(path)
+    except (OSError, EOFError) as error:
         raise ValueError(f"{path} must be a FITS file, but cannot be read: {error}") from error
-    size = path.stat().st_size
     # Of a file that is cut inside a header astropy lists what comes before, so that bytes are left over.
     if size != end:
         raise ValueError(f"{path} is truncated: it must have {end} bytes by its headers, got {size}")
+
+
+def _size(path):
+    """Count the bytes of a file as astropy reads it: what is compressed may be named as if it were not."""
+    with path.open("rb") as file:
+        if file.read(len(_GZIP)) != _GZIP:
+            return path.stat().st_size
+    with gzip.open(path) as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def check_exposures(listed: Sequence[Exposure]) -> None:
