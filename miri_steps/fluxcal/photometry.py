@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.convolution import Gaussian2DKernel, convolve, interpolate_replace_nans
+from astropy.convolution import Gaussian2DKernel, interpolate_replace_nans
 from astropy.stats import SigmaClip, sigma_clipped_stats
 from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from photutils.centroids import centroid_2dg
+from scipy import ndimage
 
 __all__ = ["Aperture", "Measurement", "find", "measure"]
 
 _SIGMA_TO_FWHM = 2.3548
 # What is looked for must stand out of the noise of the smoothed image by this [standard deviation].
-_DETECTED = 10.0
+_DETECTED = 7.0
+# It is compared with an average over so many times its width.
+_WIDER = 3.0
+# Standard deviation of normal values in units of their median absolute deviation.
+_NORMAL = 1.4826
 # A centroid is that of a square of this side about it [FWHM], at least so many pixels.
 _BOX, _LEAST_BOX = 2.5, 5
 # The square stays where the centroid is so near its middle [pixel]; it has failed after so many rounds.
@@ -103,7 +108,8 @@ def find(
     """
     Find the brightest star about an expected position.
 
-    The image is smoothed to the width of a star, so that neither a hot pixel nor noise is taken for one.
+    The image is smoothed to the width of a star, less what is smooth on three times that width, so that
+    neither a hot pixel nor noise nor emission is taken for one.
 
     Parameters
     ----------
@@ -136,14 +142,13 @@ def find(
         raise ValueError(
             f"there is no usable pixel {where}; the image has {image.shape[1]} x {image.shape[0]}"
         )
-    _, middle, scatter = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
-    kernel = Gaussian2DKernel(fwhm / _SIGMA_TO_FWHM)
-    smooth = convolve(np.where(bad, np.nan, image - middle), kernel, boundary="extend")
-    brightest = np.unravel_index(np.argmax(np.where(near & ~bad, smooth, -np.inf)), image.shape)
-    noise = scatter * np.sqrt((kernel.array**2).sum())
-    if not smooth[brightest] > _DETECTED * noise:
+    # What a star has more than its surroundings: emission is smooth on this scale.
+    excess = _smooth(image, bad, fwhm / _SIGMA_TO_FWHM) - _smooth(image, bad, _WIDER * fwhm / _SIGMA_TO_FWHM)
+    brightest = np.unravel_index(np.argmax(np.where(near & ~bad, excess, -np.inf)), image.shape)
+    noise = _NORMAL * float(np.median(np.abs(excess[~bad])))
+    if not excess[brightest] > _DETECTED * noise:
         raise ValueError(
-            f"there is no star {where}: the brightest spot is {smooth[brightest] / noise:.1f} sigma above the "
+            f"there is no star {where}: the brightest spot is {excess[brightest] / noise:.1f} sigma above the "
             "background"
         )
     return float(brightest[1]), float(brightest[0])
@@ -156,6 +161,7 @@ def measure(
     aperture: Aperture,
     *,
     mask: np.ndarray | None = None,
+    forced: bool = False,
 ) -> Measurement:
     """
     Measure the light of a star.
@@ -180,6 +186,8 @@ def measure(
         Where light and background are measured.
     mask : ndarray, optional
         True where pixels must not be used; those that are not finite are not used either.
+    forced : bool, optional
+        Whether the place is known, and no centroid is sought.
 
     Returns
     -------
@@ -193,8 +201,10 @@ def measure(
         aperture or the ring is, or the centroid is lost.
     """
     bad = _bad(image, mask)
-    _, middle, _ = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
-    center = _centroid(image - middle, bad, start, aperture.fwhm)
+    center = start
+    if not forced:
+        _, middle, _ = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
+        center = _centroid(image - middle, bad, start, aperture.fwhm)
     filled, filled_err, number = _fill(image, err, bad, center, aperture)
     inside = CircularAperture(center, aperture.radius)
     stats = ApertureStats(filled, inside, error=filled_err)
@@ -214,6 +224,12 @@ def measure(
         area=area,
         interpolated=number,
     )
+
+
+def _smooth(image, bad, width):
+    """Average with a Gaussian, over what is seen."""
+    light, seen = (ndimage.gaussian_filter(plane, width) for plane in (np.where(bad, 0.0, image), 1.0 - bad))
+    return np.divide(light, seen, out=np.zeros(image.shape), where=seen > 0)
 
 
 def _bad(image, mask):

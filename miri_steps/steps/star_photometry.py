@@ -36,6 +36,7 @@ class StarPhotometryStep(MiriStep):
         ra = float(default=None) # Right ascension of the star, if it is not the target [deg]
         dec = float(default=None) # Declination of the star, if it is not the target [deg]
         within = float(min=0.0, default=2.0) # How far from there it is looked for [arcsec]
+        forced = boolean(default=False) # Measure right there, whether there is a star or not?
         save_figure = boolean(default=False) # Save a figure of each star and its apertures?
         suffix = string(default='star_photometry') # Suffix of the table
     """  # noqa: E501
@@ -78,14 +79,7 @@ class StarPhotometryStep(MiriStep):
         expected = seen.pixel_of(*self._position(model))
         found, problem = None, ""
         try:
-            start = photometry.find(
-                seen.image,
-                expected,
-                fwhm=seen.aperture.fwhm,
-                within=self.within / seen.pixel_scale,
-                mask=seen.mask,
-            )
-            found = photometry.measure(seen.image, seen.err, start, seen.aperture, mask=seen.mask)
+            found = self._find_and_measure(seen, expected)
         except ValueError as error:
             problem = f"{seen.name}: {error}"
             log.warning("%s", problem)
@@ -97,6 +91,15 @@ class StarPhotometryStep(MiriStep):
             if self.save_figure:
                 self._draw(seen, found)
         return star_images.row(model, seen, found, expected, problem)
+
+    def _find_and_measure(self, seen, expected):
+        start = expected
+        if not self.forced:
+            within, fwhm = self.within / seen.pixel_scale, seen.aperture.fwhm
+            start = photometry.find(seen.image, expected, fwhm=fwhm, within=within, mask=seen.mask)
+        return photometry.measure(
+            seen.image, seen.err, start, seen.aperture, mask=seen.mask, forced=self.forced
+        )
 
     def _position(self, model):
         """Where the star should be: TARG_RA and TARG_DEC are those at the time of the exposure."""
