@@ -162,6 +162,6 @@ def _check_cover(spectrum, throughput):
     first, last = points[open_][[0, -1]].to_value(u.um)
     if low > first or high < last:
         raise ValueError(
-            f"the spectrum must cover the filter, {first:.3f} to {last:.3f} micron, but goes from {low:.3f} to "
-            f"{high:.3f}"
+            f"the spectrum must cover the filter, {first:.3f} to {last:.3f} micron, but goes from {low:.3f} "
+            f"to {high:.3f}"
         )

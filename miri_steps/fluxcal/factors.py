@@ -11,6 +11,8 @@ __all__ = ["Average", "average", "average_by_type", "factor"]
 
 # Rounds of clipping: it has long ended by then.
 _ROUNDS = 20
+# Factors are the same where they differ by less than this part.
+_ROUNDING = 1e-9
 # Standard deviation of normal values in units of their median absolute deviation.
 _NORMAL = 1.4826
 
@@ -160,17 +162,23 @@ def _check(factors, star):
 def _clip(factors, star, sigma):
     """Leave out what is far from the weighted mean, again and again; shape (n,), True where kept."""
     # One far away widens the deviation of a few so much that it is never out: begin with what it cannot move.
-    middle = np.median(factors)
-    deviation = _NORMAL * np.median(np.abs(factors - middle))
-    kept = np.abs(factors - middle) <= sigma * deviation if deviation > 0 else np.ones(len(factors), bool)
+    weight = _weights(star, np.ones(len(factors), bool))
+    middle = _weighted_median(factors, weight)
+    deviation = _NORMAL * _weighted_median(np.abs(factors - middle), weight)
+    kept = np.abs(factors - middle) <= max(sigma * deviation, _ROUNDING * middle)
     for _ in range(_ROUNDS):
         value, scatter, _ = _describe(factors, star, _weights(star, kept))
         # All are looked at each time: the mean may have moved towards one that was left out.
-        again = ~(np.abs(factors - value) > sigma * scatter)
+        again = ~(np.abs(factors - value) > max(sigma * scatter, _ROUNDING * value))
         if not again.any() or np.array_equal(again, kept):
             break
         kept = again
     return kept
+
+
+def _weighted_median(values, weight):
+    order = np.argsort(values, kind="stable")
+    return values[order][np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2)]
 
 
 def _weights(star, kept):

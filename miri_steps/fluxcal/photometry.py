@@ -148,8 +148,8 @@ def find(
     noise = _NORMAL * float(np.median(np.abs(excess[~bad])))
     if not excess[brightest] > _DETECTED * noise:
         raise ValueError(
-            f"there is no star {where}: the brightest spot is {excess[brightest] / noise:.1f} sigma above the "
-            "background"
+            f"there is no star {where}: the brightest spot is {excess[brightest] / noise:.1f} sigma above "
+            "the background"
         )
     return float(brightest[1]), float(brightest[0])
 
@@ -303,7 +303,7 @@ def _background(image, bad, center, aperture):
     seen = float(stats.sum_aper_area.value) if np.isfinite(stats.sum_aper_area.value) else 0.0
     if seen < _LEAST_RING * ring.area:
         raise ValueError(
-            f"at least {100 * _LEAST_RING:.0f} % of the ring of {aperture.sky[0]:.1f} to {aperture.sky[1]:.1f} "
-            f"pixels must be seen, but {100 * seen / ring.area:.0f} % is"
+            f"at least {100 * _LEAST_RING:.0f} % of the ring of {aperture.sky[0]:.1f} to "
+            f"{aperture.sky[1]:.1f} pixels must be seen, but {100 * seen / ring.area:.0f} % is"
         )
     return float(stats.mean), float(stats.std), seen

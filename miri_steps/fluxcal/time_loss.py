@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-__all__ = ["T0", "YEAR", "Fit", "TimeLoss", "fit", "interpolate", "sensitivity"]
+__all__ = ["T0", "YEAR", "Fit", "TimeLoss", "fit", "fit_sum", "interpolate", "sensitivity"]
 
 #: Day at which the sensitivity is 1 [MJD]; Gordon et al. 2025, AJ 169, 6.
 T0 = 59720.0
@@ -311,6 +311,47 @@ class _Problem:
             ftol=1e-12,
             gtol=1e-12,
         )
+
+
+def fit_sum(
+    mjd: np.ndarray, rate: np.ndarray, *, star: Sequence[str] | None = None, tau: float | None = None
+) -> TimeLoss:
+    """
+    Fit a sum in the place of the product, as the published procedure does; for comparison only.
+
+    What is fitted, without weights, is
+
+        1 - loss (t - T0) / 365 + amplitude [exp(-(t - T0) / tau) - 1]
+
+    and what is applied is the product, with the same numbers.
+
+    Parameters
+    ----------
+    mjd, rate, star, tau
+        As in `fit`.
+
+    Returns
+    -------
+    TimeLoss
+        Numbers of the sum, without a covariance (NaN).
+    """
+    mjd, rate = np.asarray(mjd, float), np.asarray(rate, float)
+    stars, star = np.unique(["star"] * len(mjd) if star is None else star, return_inverse=True)
+    members = (star[:, None] == np.arange(len(stars))).astype(float)
+    days = mjd - T0
+
+    def shape(x):
+        loss, amplitude, *rest = x[len(stars) :]
+        return 1 - loss * days / YEAR + amplitude * np.expm1(-days / (tau or np.exp(rest[0])))
+
+    def residual(x):
+        return members @ np.exp(x[: len(stars)]) * shape(x) / rate - 1
+
+    first = np.log(members.T @ rate / members.sum(axis=0))
+    starts = [np.concatenate([first, [0.0, 0.05], [] if tau else [np.log(begin)]]) for begin in _FIRST_TAUS]
+    best = min((optimize.least_squares(residual, start) for start in starts), key=lambda found: found.cost)
+    loss, amplitude, *rest = best.x[len(stars) :]
+    return TimeLoss(float(loss), float(amplitude), tau or float(np.exp(rest[0])), np.full((3, 3), np.nan))
 
 
 def interpolate(losses: Mapping[float, TimeLoss], wavelength: float) -> TimeLoss:

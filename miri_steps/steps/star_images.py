@@ -162,7 +162,8 @@ def _aperture(model, name, reference, ee, scale):
     if len(rows) != 1:
         known = ", ".join(f"{level:.2f}" for level in here["eefraction"]) or "none"
         raise ValueError(
-            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of {name}, got {known}"
+            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of {name}, "
+            f"got {known}"
         )
     to_image = detector.PIXEL_SCALE / scale
     # A native pixel is that of this image, unless it was resampled to another size.

@@ -24,9 +24,10 @@ class StarPhotometryStep(MiriStep):
     """
     Measure the light of one star, as flux calibration needs it.
 
-    In each mosaic or exposure the brightest star near the target is found, and its light is measured in the aperture
-    that holds ``ee`` of it, by the aperture correction reference file. What comes out is a table, with a row for each
-    image in the order given; where a star could not be measured, the column ``problem`` says why.
+    In each mosaic or exposure the brightest star near the target is found, and its light is measured in the
+    aperture that holds ``ee`` of it, by the aperture correction reference file. What comes out is a table,
+    with a row for each image in the order given; where a star could not be measured, the column ``problem``
+    says why.
     """
 
     class_alias = "star_photometry"

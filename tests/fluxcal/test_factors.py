@@ -51,6 +51,16 @@ def test_an_outlier_is_left_out_even_of_few():
     assert factors.average(values, list("abcdef"), sigma=1e3).kept.all()
 
 
+def test_a_star_that_was_seen_often_does_not_push_the_others_out():
+    """Its observations agree better with each other than stars do."""
+    random = np.random.default_rng(4)
+    for _ in range(50):
+        value = np.concatenate([np.full(40, 1 + random.normal(0, 0.02)), 1 + random.normal(0, 0.02, 18)])
+        value *= 1 + random.normal(0, 0.001, len(value))
+        found = factors.average(value, ["monitored"] * 40 + [f"star {k}" for k in range(18)])
+        assert found.stars > 16
+
+
 def test_order_does_not_matter():
     value, star = survey(1)
     order = np.random.default_rng(2).permutation(len(value))

@@ -159,3 +159,18 @@ def test_filters_between_are_interpolated_with_their_errors():
         ValueError, match=r"between those of monitored filters, \[10.0, 20.0\] micron, got 25"
     ):
         time_loss.interpolate({20.0: long, 10.0: short}, 25.0)
+
+
+def test_a_sum_tells_too_small_a_loss_and_the_product_the_true_one():
+    """3 % a year behind an exponential loss of 23 %, as it might be at 25.5 micron."""
+    given = observe(5, truth=(0.03, 0.233, 200.0), error=0.002)
+    given["rate"] = np.where(given["subarray"] == "FULL", given["rate"] / 1.02, given["rate"])
+    summed = time_loss.fit_sum(given["mjd"], given["rate"], star=given["star"])
+    product = time_loss.fit(given["mjd"], given["rate"], given["error"], star=given["star"])
+
+    assert 100 * summed.loss == pytest.approx(2.3, abs=0.15)
+    assert 100 * product.loss.loss == pytest.approx(3.0, abs=0.1)
+    # What that makes of the sensitivity after four years.
+    truth = time_loss.sensitivity(T0 + 4 * YEAR, 0.03, 0.233, 200.0)
+    assert summed.sensitivity(T0 + 4 * YEAR) / truth - 1 > 0.015
+    assert abs(product.loss.sensitivity(T0 + 4 * YEAR) / truth - 1) < 0.003
