@@ -38,7 +38,9 @@ MAY_IMPORT = {
     # Steps may save a figure with report, but import it only then: see the test of the start-up below.
     "steps": SCIENCE
     | PIPELINE
-    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "whole_files", "plugin"},
+    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "whole_files", "plugin"}
+    # Only the Step of flux calibration.
+    | {"fluxcal"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
     "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
     "report": SCIENCE
