@@ -181,8 +181,8 @@ def _loss_of(band, known):
         return time_loss.interpolate(monitored, config.band(band).pivot)
     except ValueError as error:
         raise ValueError(
-            f"the loss of {band} must be given: its stars were not observed often enough, and filters on both "
-            "sides were not either"
+            f"the loss of {band} must be given: its stars were not observed often enough, and filters on "
+            "both sides were not either"
         ) from error
 
 

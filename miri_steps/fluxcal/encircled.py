@@ -31,6 +31,8 @@ LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85)
 _SMALLEST, _NUMBER = 0.3, 160
 # Where an observed star is compared with the model beyond the join, in units of its radius.
 _ANNULUS = 1.0, 1.4
+# So much of what is summed may be masked.
+_MOST_MASKED = 0.05
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def join(
     model: EncircledEnergy,
     radius: float,
     *,
+    mask: np.ndarray | None = None,
     pixel_scale: float = detector.PIXEL_SCALE,
 ) -> EncircledEnergy:
     """
@@ -199,6 +202,9 @@ def join(
         Of the model PSF.
     radius : float
         Where they are joined [native pixel].
+    mask : ndarray, optional
+        True where pixels must not be used. They are taken from across the centre: without aberrations a PSF
+        is symmetric about it.
     pixel_scale : float, optional
         Side of a pixel of the image [arcsec].
 
@@ -210,14 +216,16 @@ def join(
     Raises
     ------
     ValueError
-        If the image does not hold the ring around the star, or the model does not reach so far.
+        If the image does not hold the ring around the star, too much of it is masked, or the model does not
+        reach so far.
     """
     native = detector.PIXEL_SCALE / pixel_scale
     ring = np.array(_ANNULUS) * radius
     _check_reach(image.shape, center, ring[1] * native, model.radius[-1] - ring[1])
     radii = np.geomspace(_SMALLEST, radius, _NUMBER)
     edges = np.concatenate([radii, [ring[1]]])
-    sums = _growth(np.asarray(image, float), center, edges * native)
+    whole = _mirror(np.asarray(image, float), mask, center, ring[1] * native)
+    sums = _growth(whole, center, edges * native)
     area = np.pi * (edges * native) ** 2
     inside, outside = float(model.within(radius)), float(model.within(ring[1]) - model.within(radius))
     terms = np.array([[inside, area[-2]], [outside, area[-1] - area[-2]]])
@@ -227,6 +235,26 @@ def join(
         radius=np.concatenate([radii, model.radius[beyond]]),
         energy=np.concatenate([(sums[:-1] - background * area[:-1]) / light, model.energy[beyond]]),
     )
+
+
+def _mirror(image, mask, center, reach):
+    """Fill masked pixels from across the centre."""
+    bad = ~np.isfinite(image) if mask is None else mask | ~np.isfinite(image)
+    rows, columns = np.nonzero(bad)
+    near = np.hypot(columns - center[0], rows - center[1]) <= reach + 1
+    rows, columns = rows[near], columns[near]
+    across = [np.rint(2 * c - at).astype(int) for c, at in zip(center, (columns, rows), strict=True)]
+    inside = (across[0] >= 0) & (across[0] < image.shape[1]) & (across[1] >= 0) & (across[1] < image.shape[0])
+    across = [np.where(inside, at, 0) for at in across]
+    lost = ~inside | bad[across[1], across[0]]
+    if len(rows) > _MOST_MASKED * np.pi * reach**2 or lost.any():
+        raise ValueError(
+            f"around the star at most {100 * _MOST_MASKED:.0f} % of the pixels may be masked, and none across "
+            f"from another, but {len(rows)} are, {lost.sum()} of them so"
+        )
+    filled = image.copy()
+    filled[rows, columns] = image[across[1], across[0]]
+    return filled
 
 
 def _check_reach(shape, center, reach, left):

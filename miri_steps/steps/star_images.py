@@ -13,7 +13,7 @@ from miri_steps import detector, exposures
 from miri_steps.fluxcal import config
 from miri_steps.fluxcal.photometry import Aperture, Measurement
 
-__all__ = ["StarImage", "read", "row"]
+__all__ = ["CorrectedAperture", "StarImage", "find_aperture", "native_pixel", "read", "row"]
 
 _RATE = u.DN / u.s
 _PIXEL = u.pix
@@ -40,10 +40,6 @@ class StarImage:
         Side of a pixel [arcsec].
     pixel_area : float
         Its solid angle, for which the rates are meant [sr].
-    aperture : Aperture
-        Where light and background are measured [pixel of this image].
-    ee, apcorr : float
-        Part of the light that the aperture holds, and its correction.
     """
 
     name: str
@@ -53,9 +49,6 @@ class StarImage:
     wcs: object
     pixel_scale: float
     pixel_area: float
-    aperture: Aperture
-    ee: float
-    apcorr: float
 
     def pixel_of(self, ra: float, dec: float) -> tuple[float, float]:
         """
@@ -75,7 +68,27 @@ class StarImage:
         return float(x), float(y)
 
 
-def read(model: JwstDataModel, reference: str | Path, ee: float) -> StarImage:
+@dataclass(frozen=True)
+class CorrectedAperture:
+    """
+    An aperture of the reference file.
+
+    Parameters
+    ----------
+    aperture : Aperture
+        Where light and background are measured [pixel of the image].
+    ee : float
+        Part of the light that it holds.
+    apcorr : float
+        What brings the light in it to all light.
+    """
+
+    aperture: Aperture
+    ee: float
+    apcorr: float
+
+
+def read(model: JwstDataModel) -> StarImage:
     """
     Take what photometry needs from a mosaic or an exposure.
 
@@ -87,20 +100,16 @@ def read(model: JwstDataModel, reference: str | Path, ee: float) -> StarImage:
     ----------
     model : ImageModel
         The image.
-    reference : str or Path
-        Aperture correction reference file.
-    ee : float
-        Part of the light that the aperture is to hold.
 
     Returns
     -------
     StarImage
-        Rates, mask and aperture.
+        Rates and mask.
 
     Raises
     ------
     ValueError
-        If it is no MIRI image, lacks what is needed, has other units, or the reference file has no such aperture.
+        If it is no MIRI image, lacks what is needed, or has other units.
     """
     name = model.meta.filename
     exposures.check_imaging(name, model.meta.exposure.type)
@@ -113,7 +122,6 @@ def read(model: JwstDataModel, reference: str | Path, ee: float) -> StarImage:
     if model.hasattr("area") and model.area is not None and model.area.shape == model.data.shape:
         factor = factor * model.area
     scale = float(np.degrees(np.sqrt(area)) * 3600)
-    aperture, apcorr = _aperture(model, name, reference, ee, scale)
     return StarImage(
         name=name,
         image=np.asarray(model.data, float) * factor,
@@ -122,9 +130,6 @@ def read(model: JwstDataModel, reference: str | Path, ee: float) -> StarImage:
         wcs=model.meta.wcs,
         pixel_scale=scale,
         pixel_area=float(area),
-        aperture=aperture,
-        ee=ee,
-        apcorr=apcorr,
     )
 
 
@@ -151,8 +156,33 @@ def _mask(model):
     return mask
 
 
-def _aperture(model, name, reference, ee, scale):
-    """Look the aperture up, and put it from native pixels to those of the image."""
+def find_aperture(
+    model: JwstDataModel, seen: StarImage, reference: str | Path, ee: float
+) -> CorrectedAperture:
+    """
+    Look an aperture up, and put it from native pixels to those of the image.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The image.
+    seen : StarImage
+        What was taken from it.
+    reference : str or Path
+        Aperture correction reference file.
+    ee : float
+        Part of the light that the aperture is to hold.
+
+    Returns
+    -------
+    CorrectedAperture
+        The aperture, and its correction.
+
+    Raises
+    ------
+    ValueError
+        If the reference file has no such aperture.
+    """
     band, subarray = model.meta.instrument.filter, model.meta.subarray.name
     with datamodels.open(reference) as file:
         table = np.array(file.apcorr_table)
@@ -162,27 +192,42 @@ def _aperture(model, name, reference, ee, scale):
     if len(rows) != 1:
         known = ", ".join(f"{level:.2f}" for level in here["eefraction"]) or "none"
         raise ValueError(
-            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of {name}, "
-            f"got {known}"
+            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of "
+            f"{seen.name}, got {known}"
         )
-    to_image = detector.PIXEL_SCALE / scale
-    # A native pixel is that of this image, unless it was resampled to another size.
-    if model.meta.resample.hasattr("pixel_scale_ratio") and model.meta.resample.pixel_scale_ratio:
-        to_image = 1 / model.meta.resample.pixel_scale_ratio
-    found = rows[0]
-    return (
-        Aperture(
-            radius=float(found["radius"]) * to_image,
-            sky=(float(found["skyin"]) * to_image, float(found["skyout"]) * to_image),
-            fwhm=config.band(band).fwhm * to_image,
-        ),
-        float(found["apcorr"]),
+    radius, inner, outer = (
+        float(rows[name][0]) / native_pixel(model, seen) for name in ("radius", "skyin", "skyout")
     )
+    fwhm = config.band(band).fwhm / native_pixel(model, seen)
+    return CorrectedAperture(Aperture(radius, (inner, outer), fwhm), ee, float(rows["apcorr"][0]))
+
+
+def native_pixel(model: JwstDataModel, seen: StarImage) -> float:
+    """
+    Tell how large pixels of an image are.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The image.
+    seen : StarImage
+        What was taken from it.
+
+    Returns
+    -------
+    float
+        Their side in units of that of the detector's pixels.
+    """
+    resample = model.meta.resample
+    if resample.hasattr("pixel_scale_ratio") and resample.pixel_scale_ratio:
+        return resample.pixel_scale_ratio
+    return seen.pixel_scale / detector.PIXEL_SCALE
 
 
 def row(
     model: JwstDataModel,
     seen: StarImage,
+    chosen: CorrectedAperture,
     found: Measurement | None,
     expected: tuple[float, float],
     problem: str,
@@ -196,6 +241,8 @@ def row(
         The image.
     seen : StarImage
         What was taken from it.
+    chosen : CorrectedAperture
+        Where the star was measured.
     found : Measurement or None
         The star.
     expected : tuple of float
@@ -220,11 +267,11 @@ def row(
         "ngroups": meta.exposure.ngroups or 0,
         "tgroup": (meta.exposure.group_time or np.nan) * u.s,
         "timemid": (meta.exposure.mid_time or np.nan) * u.day,
-        "ee": seen.ee,
-        "radius": seen.aperture.radius * _PIXEL,
-        "skyin": seen.aperture.sky[0] * _PIXEL,
-        "skyout": seen.aperture.sky[1] * _PIXEL,
-        "apcorr": seen.apcorr,
+        "ee": chosen.ee,
+        "radius": chosen.aperture.radius * _PIXEL,
+        "skyin": chosen.aperture.sky[0] * _PIXEL,
+        "skyout": chosen.aperture.sky[1] * _PIXEL,
+        "apcorr": chosen.apcorr,
         "pixel_area": seen.pixel_area * u.sr,
         **_measured(seen, found, expected, meta.exposure),
         "problem": problem,

@@ -13,7 +13,6 @@ from miri_steps import exposures, whole_files
 from miri_steps.fluxcal import photometry
 from miri_steps.steps import star_images
 from miri_steps.steps.base import MiriStep, check_file, is_exposure_file, read_association
-from miri_steps.steps.star_images import StarImage
 
 __all__ = ["StarPhotometryStep"]
 
@@ -76,11 +75,12 @@ class StarPhotometryStep(MiriStep):
 
     def _measure(self, model) -> QTable:
         """Measure the star in one image."""
-        seen = star_images.read(model, self.get_reference_file(model, "apcorr"), self.ee)
+        seen = star_images.read(model)
+        chosen = star_images.find_aperture(model, seen, self.get_reference_file(model, "apcorr"), self.ee)
         expected = seen.pixel_of(*self._position(model))
         found, problem = None, ""
         try:
-            found = self._find_and_measure(seen, expected)
+            found = self._find_and_measure(seen, chosen.aperture, expected)
         except ValueError as error:
             problem = f"{seen.name}: {error}"
             log.warning("%s", problem)
@@ -90,17 +90,15 @@ class StarPhotometryStep(MiriStep):
                 *(seen.name, found.x, found.y, found.light, found.light_error),
             )
             if self.save_figure:
-                self._draw(seen, found)
-        return star_images.row(model, seen, found, expected, problem)
+                self._draw(seen, chosen.aperture, found)
+        return star_images.row(model, seen, chosen, found, expected, problem)
 
-    def _find_and_measure(self, seen, expected):
+    def _find_and_measure(self, seen, aperture, expected):
         start = expected
         if not self.forced:
-            within, fwhm = self.within / seen.pixel_scale, seen.aperture.fwhm
-            start = photometry.find(seen.image, expected, fwhm=fwhm, within=within, mask=seen.mask)
-        return photometry.measure(
-            seen.image, seen.err, start, seen.aperture, mask=seen.mask, forced=self.forced
-        )
+            within = self.within / seen.pixel_scale
+            start = photometry.find(seen.image, expected, fwhm=aperture.fwhm, within=within, mask=seen.mask)
+        return photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask, forced=self.forced)
 
     def _position(self, model):
         """Where the star should be: TARG_RA and TARG_DEC are those at the time of the exposure."""
@@ -111,11 +109,11 @@ class StarPhotometryStep(MiriStep):
             raise ValueError(f"{model.meta.filename} does not say where its target is: give ra and dec")
         return ra, dec
 
-    def _draw(self, seen: StarImage, found: photometry.Measurement) -> None:
+    def _draw(self, seen, aperture, found):
         from miri_steps.report import star_figures
 
         path = self.make_output_path(basepath=seen.name, suffix="star", ext="png")
-        star_figures.photometry(seen.image, found, seen.aperture, title=seen.name).savefig(path)
+        star_figures.photometry(seen.image, found, aperture, title=seen.name).savefig(path)
         log.info("Saved %s", path)
 
 

@@ -79,6 +79,20 @@ def test_the_background_is_told_from_the_wings():
     np.testing.assert_allclose(*curves, atol=1e-6)
 
 
+def test_masked_pixels_are_taken_from_across_the_centre():
+    psf = simulate.psf("F1500W")
+    truth = encircled.psf_curve(psf.data, 0.11 / psf.oversample)
+    half = psf.half_size
+    image = psf.stamp(0, 0, half) * 1e6 + 50
+    mask = np.random.default_rng(2).random(image.shape) < 0.005
+    mask &= ~mask[::-1, ::-1]
+    holed = np.where(mask, np.nan, image)
+    whole, filled = (encircled.join(one, (half, half), truth, 30.0) for one in (image, holed))
+    np.testing.assert_allclose(filled.energy, whole.energy, atol=1e-6)
+    with pytest.raises(ValueError, match="at most 5 % of the pixels may be masked"):
+        encircled.join(image, (half, half), truth, 30.0, mask=np.ones(image.shape, bool))
+
+
 def test_what_is_too_small_is_refused(gaussian):
     with pytest.raises(
         ValueError, match=r"must be 14.0 pixels from the edges of the image, but 10.0 are left"

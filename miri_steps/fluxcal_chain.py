@@ -1,0 +1,339 @@
+"""The whole flux calibration: from a folder of standard stars to reference files, figures and tables."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.table import QTable
+from astropy.time import Time
+from stdatamodels.jwst import datamodels
+
+from miri_steps.fluxcal import band_fluxes, config, encircled, photometry, reference_files, tables
+from miri_steps.fluxcal.calibration import FilterCalibration, calibrate
+from miri_steps.fluxcal.encircled import Corrections
+from miri_steps.fluxcal.photometry import Aperture
+from miri_steps.fluxcal.reference_files import About, Calibration
+from miri_steps.steps import star_images
+from miri_steps.steps.star_photometry import StarPhotometryStep
+
+__all__ = ["find_by_filter", "find_spectra", "images_of", "measure", "measure_apertures", "run", "write"]
+
+log = logging.getLogger(f"stpipe.{__name__}")
+
+# Images of stars, of which mosaics are taken where there are both.
+_KINDS = "_i2d.fits", "_cal.fits"
+_TABLES = ".ecsv", ".fits", ".dat", ".txt"
+# Until the apertures are known a star is looked for with these [FWHM].
+_RADIUS, _RING = 2.0, (5.0, 6.0)
+# How far from its target a star is looked for [arcsec].
+_WITHIN = 2.0
+
+
+def images_of(folder: str | Path) -> list[Path]:
+    """
+    Find the images of standard stars in a folder and those in it.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they are.
+
+    Returns
+    -------
+    list of Path
+        All mosaics (``_i2d``), or, without any, all exposures (``_cal``), by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither.
+    """
+    for kind in _KINDS:
+        found = sorted(Path(folder).rglob(f"*{kind}"))
+        if found:
+            return found
+    raise FileNotFoundError(
+        f"there must be files {' or '.join('*' + kind for kind in _KINDS)} in {folder}, got none"
+    )
+
+
+def find_by_filter(folder: str | Path, endings: Iterable[str] = _TABLES) -> dict[str, Path]:
+    """
+    Find files that are named after filters, as throughput curves and model PSFs are.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they are.
+    endings : iterable of str, optional
+        Of their names.
+
+    Returns
+    -------
+    dict
+        Each filter's file.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or two for one filter.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(Path(folder).iterdir()):
+        words = path.stem.upper().replace("-", "_").split("_")
+        for band in set(words) & set(config.bands()) if path.suffix in endings else ():
+            if band in found:
+                raise ValueError(f"there must be one file for {band}, got {found[band]} and {path}")
+            found[band] = path
+    if not found:
+        raise ValueError(f"there must be files named after filters in {folder}, such as F770W.ecsv, got none")
+    return found
+
+
+def find_spectra(folder: str | Path) -> dict[str, Path]:
+    """
+    Find spectra of standard stars that are named after them, as those of CALSPEC are.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where they are; ``p330e_mod_008.fits`` is one of them.
+
+    Returns
+    -------
+    dict
+        The file of each star; the last by name where there are several versions.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = {}
+    for path in sorted(Path(folder).iterdir()):
+        star = config.star(path.stem.split("_")[0])
+        if path.suffix in _TABLES and star.type != "other":
+            found[star.name] = path
+    if not found:
+        raise ValueError(
+            f"there must be spectra named after stars in {folder}, such as p330e_mod_008.fits, got none"
+        )
+    return found
+
+
+def measure(images: Iterable[Path], apertures: str | Path) -> QTable:
+    """
+    Measure the stars in all images.
+
+    Parameters
+    ----------
+    images : iterable of Path
+        Mosaics or exposures.
+    apertures : str or Path
+        Aperture correction reference file.
+
+    Returns
+    -------
+    QTable
+        Rows of `StarPhotometryStep`.
+
+    Raises
+    ------
+    ValueError
+        If no star could be measured.
+    """
+    return StarPhotometryStep.call(
+        [str(path) for path in images], override_apcorr=str(apertures), configure_log=False
+    )
+
+
+def measure_apertures(
+    images: Iterable[Path], psfs: Mapping[str, Path], stars: Iterable[str]
+) -> dict[str, Corrections]:
+    """
+    Measure encircled energies, and the aperture corrections that follow.
+
+    Parameters
+    ----------
+    images : iterable of Path
+        Mosaics or exposures; those of other stars are left out.
+    psfs : mapping
+        File of the model PSF of each filter.
+    stars : iterable of str
+        Names of the bright stars whose growth curves are joined to the models. In filters without any the
+        model alone is taken.
+
+    Returns
+    -------
+    dict
+        `Corrections` of each filter that there is a PSF for.
+    """
+    names = {config.star(name).name for name in stars}
+    models = {band: encircled.read_psf(path) for band, path in psfs.items()}
+    found: dict[str, list[Corrections]] = {band: [] for band in models}
+    for path in images:
+        with datamodels.open(path) as model:
+            band, name = model.meta.instrument.filter, config.star(model.meta.target.catalog_name or "").name
+            if name in names and band in models:
+                found[band] += _corrections(model, models[band])
+    return {
+        band: encircled.average(several or [encircled.corrections(models[band])])
+        for band, several in found.items()
+    }
+
+
+def _corrections(model, psf):
+    """Join a star to its model; none where that cannot be."""
+    band = config.band(model.meta.instrument.filter)
+    seen = star_images.read(model)
+    fwhm = band.fwhm / star_images.native_pixel(model, seen)
+    aperture = Aperture(_RADIUS * fwhm, (_RING[0] * fwhm, _RING[1] * fwhm), fwhm)
+    expected = seen.pixel_of(model.meta.target.ra, model.meta.target.dec)
+    within = _WITHIN / seen.pixel_scale
+    try:
+        start = photometry.find(seen.image, expected, fwhm=aperture.fwhm, within=within, mask=seen.mask)
+        star = photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask)
+        curve = encircled.join(
+            seen.image, (star.x, star.y), psf, band.join, mask=seen.mask, pixel_scale=seen.pixel_scale
+        )
+        return [encircled.corrections(curve)]
+    except ValueError as error:
+        log.warning("%s: its growth curve is not used: %s", seen.name, error)
+        return []
+
+
+def run(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    spectra: str | Path,
+    throughputs: str | Path,
+    apertures: str | Path | None = None,
+    psfs: str | Path | None = None,
+    bright: Iterable[str] = (),
+    author: str = "unknown",
+) -> dict[str, FilterCalibration]:
+    """
+    Calibrate all filters from a folder of reduced standard stars.
+
+    The output folder then holds ``photometry.ecsv``, ``fluxes.ecsv``, ``factors`` and ``losses`` as ECSV and
+    LaTeX, ``photom.fits``, figures, and, with ``psfs``, ``apcorr.fits`` and ``apertures.ecsv``.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Mosaics (``_i2d``) or exposures (``_cal``) of standard stars.
+    output : str or Path
+        Folder for the results, new or empty.
+    spectra : str or Path
+        Folder of model spectra named after stars.
+    throughputs : str or Path
+        Folder of throughput curves named after filters.
+    apertures : str or Path, optional
+        Aperture correction reference file.
+    psfs : str or Path, optional
+        Folder of model PSFs named after filters, to make such a file.
+    bright : iterable of str, optional
+        Stars whose growth curves are joined to them.
+    author : str, optional
+        Name for the reference files.
+
+    Returns
+    -------
+    dict
+        The calibration of each filter.
+
+    Raises
+    ------
+    FileExistsError
+        If the output folder is not empty.
+    FileNotFoundError, ValueError
+        If something is missing.
+    """
+    if (apertures is None) == (psfs is None):
+        raise ValueError(f"either apertures or psfs must be given, got {apertures} and {psfs}")
+    images, curves, models = images_of(folder), find_by_filter(throughputs), find_spectra(spectra)
+    output = _new_folder(output)
+    about = _about(images, author)
+    if psfs is not None:
+        apertures = _write_apertures(images, find_by_filter(psfs), bright, output, about)
+    stars = measure(images, apertures)
+    tables.write(stars, output / "photometry.ecsv")
+    names = {str(name) for name, problem in zip(stars["name"], stars["problem"], strict=True) if not problem}
+    seen = {name: path for name, path in models.items() if name in names}
+    present = {band: path for band, path in curves.items() if band in set(stars["filter"])}
+    fluxes = band_fluxes.tabulate(seen, present)
+    tables.write(fluxes, output / "fluxes.ecsv")
+    calibrations = calibrate(stars, fluxes)
+    write(calibrations, output, about, pixel_area=float(np.median(stars["pixel_area"].to_value(u.sr))))
+    return calibrations
+
+
+def write(
+    calibrations: Mapping[str, FilterCalibration], output: Path, about: About, *, pixel_area: float
+) -> None:
+    """
+    Write what a calibration has given: tables, the photom reference file, and figures where matplotlib is.
+
+    Parameters
+    ----------
+    calibrations : mapping
+        The calibration of each filter.
+    output : Path
+        The folder.
+    about : About
+        What the reference file says of itself.
+    pixel_area : float
+        Nominal solid angle of a pixel [sr].
+    """
+    for name, table in (("factors", tables.factors(calibrations)), ("losses", tables.losses(calibrations))):
+        for ending in ("ecsv", "tex"):
+            tables.write(table, output / f"{name}.{ending}")
+    tables.write(tables.observations(calibrations), output / "observations.ecsv")
+    rows = {band: Calibration(one.factor, one.error, one.loss) for band, one in calibrations.items()}
+    reference_files.save(reference_files.photom(rows, pixel_area, about), output / "photom.fits")
+    if find_spec("matplotlib"):
+        _draw(calibrations, output)
+
+
+def _draw(calibrations, output):
+    from miri_steps.report import star_figures
+
+    for band, calibration in calibrations.items():
+        for against in star_figures.AGAINST:
+            name = f"{band}_{against.replace(' ', '_')}.png"
+            star_figures.factors(calibration, against).savefig(output / name, dpi=150)
+    monitored = {band: one for band, one in calibrations.items() if one.fit}
+    if monitored:
+        star_figures.repeatability(monitored).savefig(output / "repeatability.png", dpi=150)
+
+
+def _new_folder(output):
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} exists and is not an empty folder")
+    output.mkdir(parents=True, exist_ok=True)
+    return output
+
+
+def _about(images, author):
+    """Say when the first and the last image was taken."""
+    dates = []
+    for path in images:
+        with datamodels.open(path) as model:
+            dates.append(model.meta.exposure.mid_time)
+    first, last = (
+        Time(date, format="mjd").to_value("iso", subfmt="date") for date in (min(dates), max(dates))
+    )
+    return About(author, first, last, history=(f"From {len(images)} images of standard stars.",))
+
+
+def _write_apertures(images, psfs, bright, output, about):
+    corrections = measure_apertures(images, psfs, bright)
+    tables.write(reference_files.apcorr_errors(corrections), output / "apertures.ecsv")
+    return reference_files.save(reference_files.apcorr(corrections, about), output / "apcorr.fits")
