@@ -117,7 +117,7 @@ def _add_report(commands):
 
 def _add_fluxcal(commands):
     calibration = commands.add_parser(
-        "fluxcal", help="calibrate fluxes, from a folder of standard stars to the reference files of the pipeline"
+        "fluxcal", help="calibrate fluxes, from a folder of standard stars to the pipeline's reference files"
     )
     calibration.add_argument(
         "directory", type=Path, metavar="DIR", help="folder of _i2d files of standard stars, or of _cal files"
@@ -133,7 +133,9 @@ def _add_fluxcal(commands):
             f"--{name}", type=Path, required=True, metavar="DIR", help=f"folder of {what}"
         )
     apertures = calibration.add_mutually_exclusive_group(required=True)
-    apertures.add_argument("--apertures", type=Path, metavar="FILE", help="aperture correction reference file")
+    apertures.add_argument(
+        "--apertures", type=Path, metavar="FILE", help="aperture correction reference file"
+    )
     apertures.add_argument(
         "--psfs", type=Path, metavar="DIR", help="folder of model PSFs, named after filters, to make one"
     )

@@ -249,8 +249,8 @@ def _mirror(image, mask, center, reach):
     lost = ~inside | bad[across[1], across[0]]
     if len(rows) > _MOST_MASKED * np.pi * reach**2 or lost.any():
         raise ValueError(
-            f"around the star at most {100 * _MOST_MASKED:.0f} % of the pixels may be masked, and none across "
-            f"from another, but {len(rows)} are, {lost.sum()} of them so"
+            f"around the star at most {100 * _MOST_MASKED:.0f} % of the pixels may be masked, and none "
+            f"across from another, but {len(rows)} are, {lost.sum()} of them so"
         )
     filled = image.copy()
     filled[rows, columns] = image[across[1], across[0]]

@@ -1,11 +1,10 @@
-"""`StarPhotometryStep` on simulated standard stars: from pixels to a calibration, and back through the pipeline."""
+"""`StarPhotometryStep` on simulated stars: from pixels to a calibration, and back through the pipeline."""
 
 import asdf
 import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import QTable, Table
-from jwst import datamodels
 from jwst.datamodels import ModelContainer
 from jwst.photom import PhotomStep
 from jwst.resample import ResampleStep
