@@ -38,9 +38,11 @@ MAY_IMPORT = {
     # Steps may save a figure with report, but import it only then: see the test of the start-up below.
     "steps": SCIENCE
     | PIPELINE
-    | {"regions", "exposures", "algorithms", "detector", "report", "workers", "whole_files", "plugin"},
+    | {"exposures", "algorithms", "detector", "fluxcal", "report", "workers", "whole_files"}
+    | {"regions", "plugin"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
-    "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
+    "fluxcal": SCIENCE
+    | {"photutils", "synphot", "jwst", "stdatamodels", "stpipe", "algorithms", "detector", "whole_files"},
     "report": SCIENCE
     | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector", "whole_files"},
     "cli": {"parameters", "simulate", "report", "demo", "reduction"},
