@@ -42,7 +42,8 @@ MAY_IMPORT = {
     # Only the Step of flux calibration.
     | {"fluxcal"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
-    "fluxcal": SCIENCE | {"photutils", "synphot", "algorithms", "detector", "jwst", "stdatamodels", "stpipe"},
+    "fluxcal": SCIENCE
+    | {"photutils", "synphot", "jwst", "stdatamodels", "stpipe", "algorithms", "detector", "whole_files"},
     "report": SCIENCE
     | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector", "whole_files"},
     "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_chain"},

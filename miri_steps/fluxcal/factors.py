@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 __all__ = ["Average", "average", "average_by_type", "factor"]
 
@@ -84,8 +85,9 @@ def average(factors: np.ndarray, star: Sequence[str], *, sigma: float = 3.5) -> 
     Average calibration factors so that each star has one vote.
 
     A star that was observed k times gives each of its observations the weight 1/k. Observations farther from
-    the weighted mean than ``sigma`` weighted standard deviations are left out, until none is; the first
-    round takes the median and the median absolute deviation, which no outlier moves. With W the sum of the
+    the weighted mean than ``sigma`` weighted standard deviations are left out, until none is. The first
+    round takes the median and the median absolute deviation, which no outlier moves; of few stars the scatter
+    is not well known, and the limit is the quantile of Student's t that is as rare. With W the sum of the
     weights w that are left, and V_s the sum of those of a star,
 
         S = W^2 / sum V_s^2,   scatter^2 = S / (S - 1) sum w (C - mean)^2 / W,   error = scatter / sqrt(S):
@@ -165,15 +167,21 @@ def _clip(factors, star, sigma):
     weight = _weights(star, np.ones(len(factors), bool))
     middle = _weighted_median(factors, weight)
     deviation = _NORMAL * _weighted_median(np.abs(factors - middle), weight)
-    kept = np.abs(factors - middle) <= max(sigma * deviation, _ROUNDING * middle)
+    stars = len(np.unique(star))
+    kept = np.abs(factors - middle) <= max(_limit(sigma, stars) * deviation, _ROUNDING * middle)
     for _ in range(_ROUNDS):
-        value, scatter, _ = _describe(factors, star, _weights(star, kept))
+        value, scatter, stars = _describe(factors, star, _weights(star, kept))
         # All are looked at each time: the mean may have moved towards one that was left out.
-        again = ~(np.abs(factors - value) > max(sigma * scatter, _ROUNDING * value))
+        again = ~(np.abs(factors - value) > max(_limit(sigma, stars) * scatter, _ROUNDING * value))
         if not again.any() or np.array_equal(again, kept):
             break
         kept = again
     return kept
+
+
+def _limit(sigma, stars):
+    """Widen a limit to what is as rare in units of a scatter that is known from few stars itself."""
+    return stats.t.isf(stats.norm.sf(sigma), max(1.0, stars - 1))
 
 
 def _weighted_median(values, weight):
