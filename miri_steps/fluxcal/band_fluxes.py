@@ -21,6 +21,8 @@ _THROUGHPUTS = "throughput", "bandpass", "transmission", "pce"
 _PLAIN = u.AA
 # A throughput curve ends where less than this part of it is left.
 _NEGLIGIBLE = 1e-3
+# Points that a throughput curve is integrated on, at least.
+_FINE = 2000
 
 
 def read_spectrum(path: str | Path) -> SourceSpectrum:
@@ -81,7 +83,10 @@ def read_throughput(path: str | Path) -> SpectralElement:
     if not (np.isfinite(throughput).all() and throughput.max(initial=0) > 0):
         raise ValueError(f"throughput in {path} must be finite, and above 0 somewhere")
     points = u.Quantity(wavelength, getattr(wavelength, "unit", None) or _PLAIN)[order].to(u.AA)
-    return SpectralElement(Empirical1D, points=points, lookup_table=throughput)
+    # Curves of few points are straight between them: integrals over these few would not be.
+    fine = np.union1d(points.value, np.linspace(points.value[0], points.value[-1], _FINE)) * u.AA
+    throughput = np.interp(fine.value, points.value, throughput)
+    return SpectralElement(Empirical1D, points=fine, lookup_table=throughput)
 
 
 def band_flux(spectrum: SourceSpectrum, throughput: SpectralElement) -> u.Quantity:

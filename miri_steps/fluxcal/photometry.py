@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.convolution import Gaussian2DKernel, interpolate_replace_nans
 from astropy.stats import SigmaClip, sigma_clipped_stats
 from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from photutils.centroids import centroid_2dg
@@ -27,6 +26,9 @@ _BETWEEN, _ROUNDS = 0.6, 50
 # So many masked pixels in an aperture may be interpolated, as a part of it, but none so near the middle
 # [FWHM].
 _MOST_MASKED, _CORE = 0.05, 1.0
+# Those beside a hole fill it, with weights of a Gaussian half as wide as a star, and not narrower than this
+# [pixel].
+_LEAST_FILL = 0.7
 # So much of the ring must be seen.
 _LEAST_RING = 0.5
 
@@ -290,9 +292,8 @@ def _fill(image, err, bad, center, aperture):
             f"at most {100 * _MOST_MASKED:.0f} % of an aperture may be masked, but {number} of its pixels "
             f"are, around ({x:.1f}, {y:.1f})"
         )
-    kernel = Gaussian2DKernel(max(0.7, aperture.fwhm / _SIGMA_TO_FWHM / 2))
-    planes = (interpolate_replace_nans(np.where(bad, np.nan, plane), kernel) for plane in (image, err))
-    image, err = (np.where(holes, filled, plane) for filled, plane in zip(planes, (image, err), strict=True))
+    width = max(_LEAST_FILL, aperture.fwhm / _SIGMA_TO_FWHM / 2)
+    image, err = (np.where(holes, _smooth(plane, bad, width), plane) for plane in (image, err))
     return image, err, number
 
 

@@ -48,6 +48,21 @@ def test_a_spectrum_is_averaged_over_photons(rayleigh_jeans, box):
     assert found.value == pytest.approx(expected, rel=2e-6)
 
 
+def test_curves_of_few_points_are_as_good(tmp_path, rayleigh_jeans):
+    path = tmp_path / "F1000W.ecsv"
+    Table({"wavelength": [9.0, 9.1, 10.9, 11.0] * u.um, "throughput": [0.0, 0.3, 0.3, 0.0]}).write(path)
+    found = band_fluxes.band_flux(
+        band_fluxes.read_spectrum(rayleigh_jeans), band_fluxes.read_throughput(path)
+    )
+
+    wavelength = np.linspace(9.0, 11.0, 2_000_001)
+    throughput = np.interp(wavelength, [9.0, 9.1, 10.9, 11.0], [0.0, 0.3, 0.3, 0.0])
+    flux = 0.05 * (wavelength / 10) ** -2
+    expected = np.trapezoid(flux * throughput / wavelength, wavelength)
+    expected /= np.trapezoid(throughput / wavelength, wavelength)
+    assert found.value == pytest.approx(expected, rel=1e-5)
+
+
 def test_tables_name_stars_filters_and_files(rayleigh_jeans, box):
     table = band_fluxes.tabulate({"G 191-B2B": rayleigh_jeans}, {"F1000W": box})
 
