@@ -92,7 +92,7 @@ def test_the_calibration_comes_back(output):
         assert row["photmjsr"] == pytest.approx(CONVERSION, rel=0.01)
         (decline,) = model.timecoeff_linear[model.timecoeff_linear["subarray"] == "SUB64"]
         assert decline["lossperyear"] == pytest.approx(LOSS[0], abs=0.006)
-        assert model.meta.pedigree == "INFLIGHT 2022-06-10 2026-03-22"
+        assert model.meta.pedigree == "INFLIGHT 2022-06-10 2026-03-21"
 
 
 def test_everything_is_there(output):
