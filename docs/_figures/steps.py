@@ -23,9 +23,11 @@ os.environ["STPIPE_DISABLE_CRDS_STEPPARS"] = "true"
 import matplotlib.pyplot as plt
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
+from astropy.table import Table
 from jwst import datamodels
 
-from miri_steps import simulate
+from miri_steps import StarPhotometryStep, simulate
+from miri_steps.fluxcal import encircled, reference_files
 
 STATIC = Path(__file__).parents[1] / "_static"
 SKY = 4.0
@@ -195,8 +197,32 @@ def tile_astrometry() -> None:
     figure.savefig(STATIC / "tile_astrometry.png", dpi=100)
 
 
+def star_photometry() -> None:
+    """Show a standard star and its apertures."""
+    band, (ra, dec) = "F1000W", (269.0, 67.0)
+    psf = simulate.psf(band)
+    curve = encircled.psf_curve(psf.data, 0.11 / psf.oversample)
+    about = reference_files.About("simulated", "2022-07-01", "2022-07-01")
+    scene = simulate.Scene(ra, dec).with_stars(40, radius=15, flux=(0.01, 0.5), seed=5)
+    scene = scene.with_catalog(Table({"ra": [ra], "dec": [dec], "flux_mjy": [20.0]}))
+    plan = simulate.grid(ra, dec, n=(1, 1), per_visit=1)
+    observation = simulate.observe(
+        scene, plan, band, sky=SKY, noise=0.5, subarray="SUB256", bad_pixels=0.0, psf=psf
+    )
+    (model,) = observation
+    with tempfile.TemporaryDirectory() as name:
+        apertures = reference_files.apcorr({band: encircled.corrections(curve)}, about)
+        path = reference_files.save(apertures, Path(name) / "apcorr.fits")
+        StarPhotometryStep.call(
+            model, override_apcorr=str(path), save_figure=True, output_dir=name, configure_log=False
+        )
+        (drawn,) = Path(name).glob("*.png")
+        (STATIC / "star_photometry.png").write_bytes(drawn.read_bytes())
+
+
 FIGURES = {
-    draw.__name__: draw for draw in (median_hot_pixel, rate_from_rateints, super_background, tile_astrometry)
+    draw.__name__: draw
+    for draw in (median_hot_pixel, rate_from_rateints, super_background, tile_astrometry, star_photometry)
 }
 
 if __name__ == "__main__":

@@ -126,7 +126,9 @@ def assert_same(first, second):
 
 
 def test_every_step_has_a_case():
-    assert {case.step.class_alias for case in CASES} == {alias for _, alias, _ in plugin.get_steps()}
+    """What gives a table, and changes no exposure, has tests of its own."""
+    others = {alias for _, alias, _ in plugin.get_steps()} - {"star_photometry"}
+    assert {case.step.class_alias for case in CASES} == others
 
 
 # What is run once
