@@ -28,7 +28,7 @@ from jwst.stpipe import Step
 from jwst.tweakreg import TweakRegStep
 from tweakwcs.correctors import JWSTWCSCorrector
 
-from miri_steps import cli, exposures, parameters, plugin, report, simulate
+from miri_steps import StarPhotometryStep, cli, exposures, parameters, plugin, report, simulate
 from miri_steps.reduction import jobs, running
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -401,7 +401,9 @@ def test_code_is_run_unless_it_needs_a_network(page):
 
 
 # Pages that are run in a way of their own; all others with code are run alike.
-OWN_WAY = {"getting_started", "large_fields", "reduce", "report", "write_a_step"}
+OWN_WAY = {
+    *("fluxcal", "getting_started", "large_fields", "reduce", "report", "star_photometry", "write_a_step"),
+}
 ALIKE = [page for page in PAGES if page.stem not in OWN_WAY and read_blocks(page.read_text())]
 # Reductions that are not run, so that there is nothing to report.
 FAKE = {"quintet_reduced", "reduction"}
@@ -481,6 +483,25 @@ def test_a_cluster_is_used_as_its_page_says(workshop, shortened, monkeypatch):
         run_page(DOCS / "large_fields.rst", monkeypatch)
 
     assert "SLURMCluster" in (workshop / "survey.py").read_text()
+
+
+def test_stars_are_calibrated_as_their_pages_say(standards, tmp_cwd, monkeypatch):
+    for kind, name in (("stars", "stars"), ("spectra", "calspec"), ("throughputs",) * 2, ("psfs",) * 2):
+        shutil.copytree(standards.folder / kind, name)
+
+    run_page(DOCS / "fluxcal.rst", monkeypatch)
+
+    assert Path("stars_fluxcal/photom.fits").exists()
+    first, second, *_ = sorted(Path("stars").iterdir())
+    for name, path in (("i2d", first), ("first_i2d", first), ("second_i2d", second)):
+        shutil.copy(path, f"{name}.fits")
+    shutil.copy("stars_fluxcal/apcorr.fits", "apcorr.fits")
+    # It would come from CRDS.
+    monkeypatch.setattr(StarPhotometryStep, "get_reference_file", lambda *_: "apcorr.fits")
+    names = run_page(DOCS / "steps" / "star_photometry.rst", monkeypatch)
+
+    assert len(names["table"]) == 2
+    assert Path("i2d_star_photometry.ecsv").exists()
 
 
 def test_a_step_can_be_written_as_its_page_says(workshop, shortened, monkeypatch):
