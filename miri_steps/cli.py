@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from miri_steps import __version__, parameters
+from miri_steps import __version__, fluxcal_commands, parameters
 
 __all__ = ["main"]
 
@@ -49,7 +49,7 @@ def _parser():
     _add_reduce(commands)
     _add_report(commands)
 
-    _add_fluxcal(commands)
+    fluxcal_commands.add(commands)
 
     files = commands.add_parser("parameters", help="list or copy ready-made parameter files for strun")
     files.add_argument("name", nargs="?", metavar="NAME", help="the file to copy; without it, all are listed")
@@ -113,66 +113,6 @@ def _add_report(commands):
     )
     page.add_argument("-o", "--output", type=Path, metavar="FILE", help="file to write [beside the mosaic]")
     page.set_defaults(run=_report)
-
-
-def _add_fluxcal(commands):
-    calibration = commands.add_parser(
-        "fluxcal", help="calibrate fluxes, from a folder of standard stars to the pipeline's reference files"
-    )
-    calibration.add_argument(
-        "directory", type=Path, metavar="DIR", help="folder of _i2d files of standard stars, or of _cal files"
-    )
-    calibration.add_argument(
-        *("-o", "--output"), type=Path, metavar="DIR", help="new folder for the results [DIR_fluxcal]"
-    )
-    for name, what in (
-        ("spectra", "model spectra, named after stars as CALSPEC does: p330e_mod_008.fits"),
-        ("throughputs", "throughput curves, named after filters: F770W.ecsv"),
-    ):
-        calibration.add_argument(
-            f"--{name}", type=Path, required=True, metavar="DIR", help=f"folder of {what}"
-        )
-    apertures = calibration.add_mutually_exclusive_group(required=True)
-    apertures.add_argument(
-        "--apertures", type=Path, metavar="FILE", help="aperture correction reference file"
-    )
-    apertures.add_argument(
-        "--psfs", type=Path, metavar="DIR", help="folder of model PSFs, named after filters, to make one"
-    )
-    calibration.add_argument(
-        "--bright",
-        action="append",
-        default=[],
-        metavar="STAR",
-        help="star whose growth curve is joined to the model PSFs; may be repeated",
-    )
-    calibration.add_argument("--author", default="unknown", help="name for the reference files")
-    calibration.set_defaults(run=_fluxcal)
-
-
-def _fluxcal(args):
-    from miri_steps import fluxcal_chain  # imports jwst, which takes seconds
-
-    output = args.output or args.directory.with_name(f"{args.directory.resolve().name}_fluxcal")
-    try:
-        found = fluxcal_chain.run(
-            args.directory,
-            output,
-            spectra=args.spectra,
-            throughputs=args.throughputs,
-            apertures=args.apertures,
-            psfs=args.psfs,
-            bright=args.bright,
-            author=args.author,
-        )
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"miri-steps fluxcal: {error}") from error
-    for band, one in found.items():
-        print(
-            f"{band:7s} {one.factor:.5g} +- {one.error:.2g} (MJy/sr)/(DN/s), {one.average.stars:.1f} stars, "
-            f"loss {100 * one.loss.loss:.2f} %/yr"
-        )
-    print(f"{output} written")
 
 
 def _reduce(args):

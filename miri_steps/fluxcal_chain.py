@@ -21,7 +21,18 @@ from miri_steps.fluxcal.reference_files import About, Calibration
 from miri_steps.steps import star_images
 from miri_steps.steps.star_photometry import StarPhotometryStep
 
-__all__ = ["find_by_filter", "find_spectra", "images_of", "measure", "measure_apertures", "run", "write"]
+__all__ = [
+    "find_by_filter",
+    "find_spectra",
+    "images_of",
+    "measure",
+    "measure_apertures",
+    "run",
+    "write_apertures",
+    "write_factors",
+    "write_fluxes",
+    "write_photometry",
+]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -221,8 +232,8 @@ def run(
     """
     Calibrate all filters from a folder of reduced standard stars.
 
-    The output folder then holds ``photometry.ecsv``, ``fluxes.ecsv``, ``factors`` and ``losses`` as ECSV and
-    LaTeX, ``photom.fits``, figures, and, with ``psfs``, ``apcorr.fits`` and ``apertures.ecsv``.
+    The output folder then holds ``photometry.ecsv``, ``fluxes.ecsv``, what `write_factors` writes, and, with
+    ``psfs``, ``apcorr.fits`` and ``apcorr_errors.ecsv``.
 
     Parameters
     ----------
@@ -257,48 +268,138 @@ def run(
     """
     if (apertures is None) == (psfs is None):
         raise ValueError(f"either apertures or psfs must be given, got {apertures} and {psfs}")
-    images, curves, models = images_of(folder), find_by_filter(throughputs), find_spectra(spectra)
+    images = images_of(folder)
+    find_by_filter(throughputs)
+    find_spectra(spectra)
     output = _new_folder(output)
-    about = _about(images, author)
     if psfs is not None:
-        apertures = _write_apertures(images, find_by_filter(psfs), bright, output, about)
-    stars = measure(images, apertures)
-    tables.write(stars, output / "photometry.ecsv")
-    names = {str(name) for name, problem in zip(stars["name"], stars["problem"], strict=True) if not problem}
-    seen = {name: path for name, path in models.items() if name in names}
-    present = {band: path for band, path in curves.items() if band in set(stars["filter"])}
-    fluxes = band_fluxes.tabulate(seen, present)
-    tables.write(fluxes, output / "fluxes.ecsv")
-    calibrations = calibrate(stars, fluxes)
-    write(calibrations, output, about, pixel_area=float(np.median(stars["pixel_area"].to_value(u.sr))))
-    return calibrations
+        apertures = write_apertures(images, psfs, output / "apcorr.fits", bright=bright, author=author)
+    stars = write_photometry(images, apertures, output / "photometry.ecsv")
+    fluxes = write_fluxes(spectra, throughputs, output / "fluxes.ecsv")
+    return _write_factors(stars, fluxes, output, author=author)
 
 
-def write(
-    calibrations: Mapping[str, FilterCalibration], output: Path, about: About, *, pixel_area: float
-) -> None:
+def write_apertures(
+    images: Iterable[Path],
+    psfs: str | Path,
+    path: str | Path,
+    *,
+    bright: Iterable[str] = (),
+    author: str = "unknown",
+) -> Path:
     """
-    Write what a calibration has given: tables, the photom reference file, and figures where matplotlib is.
+    Make an aperture correction reference file, and a table of its errors beside it.
 
     Parameters
     ----------
-    calibrations : mapping
-        The calibration of each filter.
-    output : Path
-        The folder.
-    about : About
-        What the reference file says of itself.
-    pixel_area : float
-        Nominal solid angle of a pixel [sr].
+    images, bright
+        As in `measure_apertures`.
+    psfs : str or Path
+        Folder of model PSFs named after filters.
+    path : str or Path
+        The file, which must not exist; ``_errors.ecsv`` takes the place of its ending in the other name.
+    author : str, optional
+        Name for the file.
+
+    Returns
+    -------
+    Path
+        The reference file.
     """
+    path, images = Path(path), list(images)
+    corrections = measure_apertures(images, find_by_filter(psfs), bright)
+    about = _about([_date(image) for image in images], author)
+    tables.write(reference_files.apcorr_errors(corrections), path.with_name(f"{path.stem}_errors.ecsv"))
+    return reference_files.save(reference_files.apcorr(corrections, about), path)
+
+
+def write_photometry(images: Iterable[Path], apertures: str | Path, path: str | Path) -> Path:
+    """
+    Write a table of the light of stars.
+
+    Parameters
+    ----------
+    images, apertures
+        As in `measure`.
+    path : str or Path
+        The table, which must not exist.
+
+    Returns
+    -------
+    Path
+        The table.
+    """
+    tables.write(measure(images, apertures), path)
+    return Path(path)
+
+
+def write_fluxes(spectra: str | Path, throughputs: str | Path, path: str | Path) -> Path:
+    """
+    Write a table of the fluxes of model spectra in filters.
+
+    Parameters
+    ----------
+    spectra, throughputs : str or Path
+        Folders of spectra named after stars, and of throughput curves named after filters.
+    path : str or Path
+        The table, which must not exist.
+
+    Returns
+    -------
+    Path
+        The table.
+    """
+    tables.write(band_fluxes.tabulate(find_spectra(spectra), find_by_filter(throughputs)), path)
+    return Path(path)
+
+
+def write_factors(
+    photometry: str | Path,
+    fluxes: str | Path,
+    output: str | Path,
+    *,
+    author: str = "unknown",
+    legacy: bool = False,
+) -> dict[str, FilterCalibration]:
+    """
+    Calibrate all filters, and write what comes out.
+
+    The folder then holds ``factors`` and ``losses`` as ECSV and LaTeX, ``observations.ecsv``,
+    ``photom.fits``, and figures where matplotlib is.
+
+    Parameters
+    ----------
+    photometry, fluxes : str or Path
+        Tables of `write_photometry` and `write_fluxes`.
+    output : str or Path
+        Folder for the results, new or empty.
+    author : str, optional
+        Name for the reference file.
+    legacy : bool, optional
+        As in `calibrate`.
+
+    Returns
+    -------
+    dict
+        The calibration of each filter.
+    """
+    return _write_factors(photometry, fluxes, _new_folder(output), author=author, legacy=legacy)
+
+
+def _write_factors(photometry, fluxes, output, *, author, legacy=False):
+    stars = QTable.read(photometry)
+    calibrations = calibrate(stars, QTable.read(fluxes), legacy=legacy)
     for name, table in (("factors", tables.factors(calibrations)), ("losses", tables.losses(calibrations))):
         for ending in ("ecsv", "tex"):
             tables.write(table, output / f"{name}.{ending}")
     tables.write(tables.observations(calibrations), output / "observations.ecsv")
     rows = {band: Calibration(one.factor, one.error, one.loss) for band, one in calibrations.items()}
-    reference_files.save(reference_files.photom(rows, pixel_area, about), output / "photom.fits")
+    area = float(np.median(stars["pixel_area"].to_value(u.sr)))
+    model = reference_files.photom(rows, area, _about(stars["timemid"].to_value(u.day), author))
+    reference_files.save(model, output / "photom.fits")
     if find_spec("matplotlib"):
         _draw(calibrations, output)
+    return calibrations
 
 
 def _draw(calibrations, output):
@@ -321,19 +422,14 @@ def _new_folder(output):
     return output
 
 
-def _about(images, author):
+def _date(path):
+    with datamodels.open(path) as model:
+        return model.meta.exposure.mid_time
+
+
+def _about(dates, author):
     """Say when the first and the last image was taken."""
-    dates = []
-    for path in images:
-        with datamodels.open(path) as model:
-            dates.append(model.meta.exposure.mid_time)
     first, last = (
         Time(date, format="mjd").to_value("iso", subfmt="date") for date in (min(dates), max(dates))
     )
-    return About(author, first, last, history=(f"From {len(images)} images of standard stars.",))
-
-
-def _write_apertures(images, psfs, bright, output, about):
-    corrections = measure_apertures(images, psfs, bright)
-    tables.write(reference_files.apcorr_errors(corrections), output / "apertures.ecsv")
-    return reference_files.save(reference_files.apcorr(corrections, about), output / "apcorr.fits")
+    return About(author, first, last, history=(f"From {len(dates)} images of standard stars.",))

@@ -18,7 +18,8 @@ def output(standards):
     night = standards.folder
     folder = night / "out"
     arguments = [f"--{kind}={night / kind}" for kind in ("spectra", "throughputs", "psfs")]
-    cli.main(["fluxcal", str(night / "stars"), "-o", str(folder), *arguments, "--author", "A. Stronomer"])
+    arguments = ["fluxcal", "all", str(night / "stars"), *arguments, "--author", "A. Stronomer"]
+    cli.main([*arguments, "-o", str(folder)])
     return folder
 
 
@@ -44,7 +45,7 @@ def test_the_calibration_comes_back(output, standards):
 
 def test_everything_is_there(output, standards):
     names = {path.name for path in output.iterdir()}
-    assert {"photometry.ecsv", "fluxes.ecsv", "apcorr.fits", "apertures.ecsv", "photom.fits"} <= names
+    assert {"photometry.ecsv", "fluxes.ecsv", "apcorr.fits", "apcorr_errors.ecsv", "photom.fits"} <= names
     assert {"factors.tex", "losses.tex", "repeatability.png", f"{standards.band}_time.png"} <= names
     assert QTable.read(output / "fluxes.ecsv")[standards.band].to_value(u.mJy).max() == pytest.approx(
         90.0, rel=1e-3
@@ -81,7 +82,7 @@ def test_what_is_missing_is_named(standards, change, words):
     given = {"directory": "stars", "output": "fresh"}
     given |= {"spectra": "spectra", "throughputs": "throughputs"} | change
     folders = {name: str(night / folder) for name, folder in given.items()}
-    arguments = ["fluxcal", folders["directory"], "-o", folders["output"], f"--psfs={night / 'psfs'}"]
+    arguments = ["fluxcal", "all", folders["directory"], "-o", folders["output"], f"--psfs={night / 'psfs'}"]
     arguments += [f"--{name}={folders[name]}" for name in ("spectra", "throughputs")]
     with pytest.raises(SystemExit, match=words):
         cli.main(arguments)

@@ -46,7 +46,8 @@ MAY_IMPORT = {
     | {"photutils", "synphot", "jwst", "stdatamodels", "stpipe", "algorithms", "detector", "whole_files"},
     "report": SCIENCE
     | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector", "whole_files"},
-    "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_chain"},
+    "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_commands"},
+    "fluxcal_commands": {"fluxcal_chain"},
     # The whole flux calibration is a user of the package too.
     "fluxcal_chain": SCIENCE | {"stdatamodels", "fluxcal", "steps", "report"},
     # Whole reductions are users of the package too; the report is imported when it is written.

@@ -12,7 +12,7 @@ from synphot import Observation, SourceSpectrum, SpectralElement
 from synphot.exceptions import SynphotError
 from synphot.models import Empirical1D
 
-__all__ = ["band_flux", "read_spectrum", "read_throughput", "tabulate"]
+__all__ = ["band_flux", "covers", "read_spectrum", "read_throughput", "tabulate"]
 
 # Names of columns that files of throughput curves and spectra have in practice.
 _WAVELENGTHS = "wavelength", "wave", "wave_um", "lambda"
@@ -115,7 +115,12 @@ def band_flux(spectrum: SourceSpectrum, throughput: SpectralElement) -> u.Quanti
     ValueError
         If the spectrum ends within the filter.
     """
-    _check_cover(spectrum, throughput)
+    (low, high), (first, last) = _ranges(spectrum, throughput)
+    if not covers(spectrum, throughput):
+        raise ValueError(
+            f"the spectrum must cover the filter, {first:.3f} to {last:.3f} micron, but goes from {low:.3f} "
+            f"to {high:.3f}"
+        )
     # On the points of both: neither lines nor edges fall between.
     points = np.union1d(spectrum.waveset.to_value(u.AA), throughput.waveset.to_value(u.AA)) * u.AA
     seen = Observation(spectrum, throughput, binset=throughput.waveset, force="taper")
@@ -136,7 +141,8 @@ def tabulate(spectra: Mapping[str, str | Path], throughputs: Mapping[str, str | 
     Returns
     -------
     QTable
-        Row by star: column ``name``, and one with the name of each filter [Jy].
+        Row by star: column ``name``, and one with the name of each filter [Jy], NaN where a spectrum ends
+        within the filter.
     """
     curves = {name: read_throughput(path) for name, path in throughputs.items()}
     table = QTable(
@@ -144,7 +150,9 @@ def tabulate(spectra: Mapping[str, str | Path], throughputs: Mapping[str, str | 
     )
     stars = [read_spectrum(path) for path in spectra.values()]
     for name, curve in curves.items():
-        table[name] = u.Quantity([band_flux(star, curve) for star in stars])
+        table[name] = u.Quantity(
+            [band_flux(star, curve) if covers(star, curve) else np.nan * u.Jy for star in stars]
+        )
     return table
 
 
@@ -160,13 +168,28 @@ def _column(table, names, path):
     raise ValueError(f"{path} must have a column {' or '.join(names)}, got {', '.join(table.colnames)}")
 
 
-def _check_cover(spectrum, throughput):
-    low, high = spectrum.waveset[[0, -1]].to_value(u.um)
+def covers(spectrum: SourceSpectrum, throughput: SpectralElement) -> bool:
+    """
+    Tell whether a spectrum covers a filter.
+
+    Parameters
+    ----------
+    spectrum : SourceSpectrum
+        Of a star.
+    throughput : SpectralElement
+        Of the filter.
+
+    Returns
+    -------
+    bool
+        Whether it does, where any light comes through.
+    """
+    (low, high), (first, last) = _ranges(spectrum, throughput)
+    return low <= first and high >= last
+
+
+def _ranges(spectrum, throughput):
+    """Wavelengths of a spectrum, and of the light that a filter lets through [micron]."""
     points = throughput.waveset
-    open_ = throughput(points).value > _NEGLIGIBLE * throughput(points).value.max()
-    first, last = points[open_][[0, -1]].to_value(u.um)
-    if low > first or high < last:
-        raise ValueError(
-            f"the spectrum must cover the filter, {first:.3f} to {last:.3f} micron, but goes from {low:.3f} "
-            f"to {high:.3f}"
-        )
+    through = throughput(points).value > _NEGLIGIBLE * throughput(points).value.max()
+    return spectrum.waveset[[0, -1]].to_value(u.um), points[through][[0, -1]].to_value(u.um)

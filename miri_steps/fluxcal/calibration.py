@@ -223,7 +223,7 @@ def _model_fluxes(names, fluxes, band):
         config.star(str(name)).name: flux for name, flux in zip(fluxes["name"], fluxes[band], strict=True)
     }
     stars = [config.star(str(name)).name for name in names]
-    unknown = sorted(set(stars) - set(known))
+    unknown = sorted(star for star in set(stars) if star not in known or not np.isfinite(known[star]))
     if unknown:
-        raise ValueError(f"fluxes must hold the stars that were observed, but not {', '.join(unknown)}")
+        raise ValueError(f"fluxes in {band} must hold all stars observed, but not {', '.join(unknown)}")
     return u.Quantity([known[star] for star in stars])

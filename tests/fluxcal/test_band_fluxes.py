@@ -91,6 +91,7 @@ def test_a_spectrum_that_ends_within_the_filter_is_refused(tmp_path, box):
         ValueError, match=r"must cover the filter, 9.2\d+ to 10.\d+ micron, but goes from 5.000 to 10.000"
     ):
         band_fluxes.band_flux(band_fluxes.read_spectrum(path), band_fluxes.read_throughput(box))
+    assert np.isnan(band_fluxes.tabulate({"short": path}, {"F1000W": box})["F1000W"][0])
 
 
 def test_files_that_are_something_else_are_named(tmp_path):
