@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from astropy.table import QTable
 from astropy.time import Time
 from stdatamodels.jwst import datamodels
 
+from miri_steps import detector
 from miri_steps.fluxcal import band_fluxes, config, encircled, photometry, reference_files, tables
 from miri_steps.fluxcal.calibration import FilterCalibration, calibrate
 from miri_steps.fluxcal.encircled import Corrections
@@ -41,8 +44,12 @@ _KINDS = "_i2d.fits", "_cal.fits"
 _TABLES = ".ecsv", ".fits", ".dat", ".txt"
 # Until the apertures are known a star is looked for with these [FWHM].
 _RADIUS, _RING = 2.0, (5.0, 6.0)
+# Tells stpipe to ask CRDS for no parameters.
+_NO_PARAMETERS = "STPIPE_DISABLE_CRDS_STEPPARS"
 # How far from its target a star is looked for [arcsec].
 _WITHIN = 2.0
+# Nominal solid angle of a pixel of the detector [sr].
+_PIXEL_AREA = float(np.radians(detector.PIXEL_SCALE / 3600) ** 2)
 
 
 def images_of(folder: str | Path) -> list[Path]:
@@ -118,7 +125,8 @@ def find_spectra(folder: str | Path) -> dict[str, Path]:
     Returns
     -------
     dict
-        The file of each star; the last by name where there are several versions.
+        The file of each star; where there are several, the last by name of those with ``_mod_`` in it,
+        because observed spectra end in the near infrared.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def find_spectra(folder: str | Path) -> dict[str, Path]:
         If there is none.
     """
     found = {}
-    for path in sorted(Path(folder).iterdir()):
+    for path in sorted(Path(folder).iterdir(), key=lambda path: ("_mod_" in path.name, path.name)):
         star = config.star(path.stem.split("_")[0])
         if path.suffix in _TABLES and star.type != "other":
             found[star.name] = path
@@ -158,9 +166,18 @@ def measure(images: Iterable[Path], apertures: str | Path) -> QTable:
     ValueError
         If no star could be measured.
     """
-    return StarPhotometryStep.call(
-        [str(path) for path in images], override_apcorr=str(apertures), configure_log=False
-    )
+    # Nothing is asked of CRDS: neither the reference file nor parameters.
+    before = os.environ.get(_NO_PARAMETERS)
+    os.environ[_NO_PARAMETERS] = "true"
+    try:
+        return StarPhotometryStep.call(
+            [str(path) for path in images], override_apcorr=str(apertures), configure_log=False
+        )
+    finally:
+        if before is None:
+            del os.environ[_NO_PARAMETERS]
+        else:
+            os.environ[_NO_PARAMETERS] = before
 
 
 def measure_apertures(
@@ -185,6 +202,9 @@ def measure_apertures(
         `Corrections` of each filter that there is a PSF for.
     """
     names = {config.star(name).name for name in stars}
+    unknown = sorted(name for name in names if config.star(name).type == "other")
+    if unknown:
+        raise ValueError(f"bright stars must be known standards, got {', '.join(unknown)}")
     models = {band: encircled.read_psf(path) for band, path in psfs.items()}
     found: dict[str, list[Corrections]] = {band: [] for band in models}
     for path in images:
@@ -193,7 +213,9 @@ def measure_apertures(
             if name in names and band in models:
                 found[band] += _corrections(model, models[band])
     return {
-        band: encircled.average(several or [encircled.corrections(models[band])])
+        band: encircled.average(several)
+        if several
+        else replace(encircled.corrections(models[band]), number=0)
         for band, several in found.items()
     }
 
@@ -201,21 +223,22 @@ def measure_apertures(
 def _corrections(model, psf):
     """Join a star to its model; none where that cannot be."""
     band = config.band(model.meta.instrument.filter)
-    seen = star_images.read(model)
-    fwhm = band.fwhm / star_images.native_pixel(model, seen)
-    aperture = Aperture(_RADIUS * fwhm, (_RING[0] * fwhm, _RING[1] * fwhm), fwhm)
-    expected = seen.pixel_of(model.meta.target.ra, model.meta.target.dec)
-    within = _WITHIN / seen.pixel_scale
     try:
-        start = photometry.find(seen.image, expected, fwhm=aperture.fwhm, within=within, mask=seen.mask)
+        seen = star_images.read(model)
+        fwhm = band.fwhm / star_images.native_pixel(model, seen)
+        aperture = Aperture(_RADIUS * fwhm, (_RING[0] * fwhm, _RING[1] * fwhm), fwhm)
+        expected = seen.pixel_of(model.meta.target.ra, model.meta.target.dec)
+        within = _WITHIN / seen.pixel_scale
+        start = photometry.find(seen.image, expected, fwhm=fwhm, within=within, mask=seen.mask)
         star = photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask)
+        center = star.x, star.y
         curve = encircled.join(
-            seen.image, (star.x, star.y), psf, band.join, mask=seen.mask, pixel_scale=seen.pixel_scale
+            seen.image, center, psf, band.join, mask=seen.mask, pixel_scale=seen.pixel_scale
         )
-        return [encircled.corrections(curve)]
     except ValueError as error:
-        log.warning("%s: its growth curve is not used: %s", seen.name, error)
+        log.warning("%s: its growth curve is not used: %s", model.meta.filename, error)
         return []
+    return [encircled.corrections(curve)]
 
 
 def run(
@@ -272,10 +295,10 @@ def run(
     find_by_filter(throughputs)
     find_spectra(spectra)
     output = _new_folder(output)
+    fluxes = write_fluxes(spectra, throughputs, output / "fluxes.ecsv")
     if psfs is not None:
         apertures = write_apertures(images, psfs, output / "apcorr.fits", bright=bright, author=author)
     stars = write_photometry(images, apertures, output / "photometry.ecsv")
-    fluxes = write_fluxes(spectra, throughputs, output / "fluxes.ecsv")
     return _write_factors(stars, fluxes, output, author=author)
 
 
@@ -307,6 +330,7 @@ def write_apertures(
         The reference file.
     """
     path, images = Path(path), list(images)
+    _refuse(path)
     corrections = measure_apertures(images, find_by_filter(psfs), bright)
     about = _about([_date(image) for image in images], author)
     tables.write(reference_files.apcorr_errors(corrections), path.with_name(f"{path.stem}_errors.ecsv"))
@@ -329,6 +353,7 @@ def write_photometry(images: Iterable[Path], apertures: str | Path, path: str | 
     Path
         The table.
     """
+    _refuse(path)
     tables.write(measure(images, apertures), path)
     return Path(path)
 
@@ -349,6 +374,7 @@ def write_fluxes(spectra: str | Path, throughputs: str | Path, path: str | Path)
     Path
         The table.
     """
+    _refuse(path)
     tables.write(band_fluxes.tabulate(find_spectra(spectra), find_by_filter(throughputs)), path)
     return Path(path)
 
@@ -392,10 +418,10 @@ def _write_factors(photometry, fluxes, output, *, author, legacy=False):
     for name, table in (("factors", tables.factors(calibrations)), ("losses", tables.losses(calibrations))):
         for ending in ("ecsv", "tex"):
             tables.write(table, output / f"{name}.{ending}")
+    tables.write(tables.by_type(calibrations), output / "types.ecsv")
     tables.write(tables.observations(calibrations), output / "observations.ecsv")
     rows = {band: Calibration(one.factor, one.error, one.loss) for band, one in calibrations.items()}
-    area = float(np.median(stars["pixel_area"].to_value(u.sr)))
-    model = reference_files.photom(rows, area, _about(stars["timemid"].to_value(u.day), author))
+    model = reference_files.photom(rows, _PIXEL_AREA, _about(stars["timemid"].to_value(u.day), author))
     reference_files.save(model, output / "photom.fits")
     if find_spec("matplotlib"):
         _draw(calibrations, output)
@@ -408,10 +434,26 @@ def _draw(calibrations, output):
     for band, calibration in calibrations.items():
         for against in star_figures.AGAINST:
             name = f"{band}_{against.replace(' ', '_')}.png"
-            star_figures.factors(calibration, against).savefig(output / name, dpi=150)
+            try:
+                figure = star_figures.factors(calibration, against)
+            except ValueError as error:
+                log.warning("%s is not drawn: %s", name, error)
+                continue
+            figure.savefig(output / name, dpi=150)
     monitored = {band: one for band, one in calibrations.items() if one.fit}
     if monitored:
         star_figures.repeatability(monitored).savefig(output / "repeatability.png", dpi=150)
+
+
+def _refuse(path):
+    """Refuse what could not be written, before the work."""
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists")
+    if path.suffix not in (".fits", ".ecsv", ".tex"):
+        raise ValueError(f"{path} must end in .fits (reference files), .ecsv or .tex (tables)")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.absolute().parent}")
 
 
 def _new_folder(output):

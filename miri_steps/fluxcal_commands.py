@@ -114,7 +114,7 @@ def _told(run):
 
 
 def _run(chain, args):
-    output = args.output or args.directory.with_name(f"{args.directory.resolve().name}_fluxcal")
+    output = args.output or args.directory.resolve().with_name(f"{args.directory.resolve().name}_fluxcal")
     models = {name: getattr(args, name) for name in ("spectra", "throughputs", "apertures", "psfs")}
     _list(chain.run(args.directory, output, bright=args.bright, author=args.author, **models))
     return output

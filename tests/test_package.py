@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_commands"},
     "fluxcal_commands": {"fluxcal_chain"},
     # The whole flux calibration is a user of the package too.
-    "fluxcal_chain": SCIENCE | {"stdatamodels", "fluxcal", "steps", "report"},
+    "fluxcal_chain": SCIENCE | {"stdatamodels", "fluxcal", "steps", "report", "detector"},
     # Whole reductions are users of the package too; the report is imported when it is written.
     "reduction": SCIENCE
     | {"jwst", "stpipe", "stdatamodels", "distributed", "threadpoolctl"}

@@ -17,11 +17,14 @@ __all__ = ["FilterCalibration", "calibrate"]
 
 _RATE = u.DN / u.s
 _FACTOR = u.MJy / u.sr / _RATE
-# Each star that is seen again tells the loss; from so many observations of such stars on it is fitted.
-_LEAST_REPEATS = 8
-# Where little is lost exponentially tau cannot be told: it is that of other filters then [d]; Gordon et al.
-# 2025. It is told where its error is a smaller part of it than this.
-_TAU, _KNOWN = 200.0, 0.5
+# Each star that is seen again tells the loss; from so many epochs of such stars on it is fitted. Dithers,
+# which lie closer together than this, are one epoch [d].
+_LEAST_REPEATS, _EPOCH = 8, 10.0
+# What is known of tau beforehand [d], and of its logarithm: where little is lost exponentially it cannot be
+# told; Gordon et al. 2025.
+_TAU = 200.0, 0.5
+# The loss of a filter is known where the sensitivity at all dates is known to this.
+_KNOWN = 0.03
 
 
 @dataclass(frozen=True)
@@ -128,44 +131,52 @@ def _usable(photometry, transmissions, repeatability):
     table = photometry[np.isfinite(photometry["rate"].value)].copy()
     if not len(table):
         raise ValueError("photometry must hold at least one star that was measured, got none")
-    table["transmission"] = [
-        transmissions.get(subarray.removesuffix("_IP"), 1.0) for subarray in table["subarray"]
-    ]
+    table["transmission"] = [_transmission(str(subarray), transmissions) for subarray in table["subarray"]]
+    table["name"] = [config.star(str(name)).name for name in table["name"]]
     table["reference_rate"] = table["rate"].to(_RATE) / table["transmission"]
     noise = (table["rate_error"] / table["rate"]).to_value(u.one)
     table["relative_error"] = np.hypot(noise, repeatability)
     return table
 
 
+def _transmission(subarray, known):
+    """Tell the rate in a subarray; those of coronagraphs were not compared with others."""
+    name = subarray.upper().removesuffix("_IP")
+    if name not in known and not name.startswith(("MASK", "SLITLESS")):
+        raise ValueError(f"subarray must be one of {', '.join(known)}, or of a coronagraph, got {subarray}")
+    return known.get(name, 1.0)
+
+
 def _fit_loss(table, band, given, legacy):
-    """Fit the loss of a filter to the stars that were seen again, if there are such; loss and fit."""
+    """Fit the loss of a filter to the stars that were seen again, if they tell it; loss and fit."""
     if band in given or config.band(band).is_coronagraphic:
         return given.get(band), None
-    names, number, count = np.unique(table["name"], return_inverse=True, return_counts=True)
-    again = count[number] > 1
-    if again.sum() < _LEAST_REPEATS:
+    mjd = table["timemid"].to_value(u.day)
+    again = _seen_again(table["name"], mjd)
+    if not again.any():
         return None, None
-    rate = table["reference_rate"].value[again]
-    mjd, star = table["timemid"].to_value(u.day)[again], names[number[again]]
+    # Light, whatever the pixels and apertures it was measured in.
+    light = (table["reference_rate"].value * table["apcorr"] * table["pixel_area"].to_value(u.sr))[again]
+    mjd, star = mjd[again], table["name"][again]
     if legacy:
-        return time_loss.fit_sum(mjd, rate, star=star), None
-    fit = _fit(band, mjd, rate, rate * table["relative_error"][again], star)
-    return fit.loss, fit
-
-
-def _fit(band, mjd, rate, error, star):
-    """Fit with a tau of its own where the observations tell it, or else with that of other filters."""
+        return time_loss.fit_sum(mjd, light, star=star), None
     try:
-        fit = time_loss.fit(mjd, rate, error, star=star)
-        if fit.loss.errors[2] < _KNOWN * fit.loss.tau:
-            return fit
+        fit = time_loss.fit(mjd, light, light * table["relative_error"][again], star=star, around=_TAU)
     except ValueError:
-        # Said below, if it cannot be told with a known tau either.
-        pass
-    try:
-        return time_loss.fit(mjd, rate, error, star=star, tau=_TAU)
-    except ValueError as error:
-        raise ValueError(f"{band}: {error}") from error
+        return None, None
+    return (fit.loss, fit) if fit.loss.sensitivity_error(mjd).max() < _KNOWN else (None, None)
+
+
+def _seen_again(names, mjd):
+    """Find the observations of stars that were seen at several epochs, if there are enough of them."""
+    again, epochs = np.zeros(len(mjd), bool), 0
+    for name in np.unique(names):
+        here = names == name
+        number = 1 + int((np.diff(np.sort(mjd[here])) > _EPOCH).sum())
+        if number > 1:
+            again |= here
+            epochs += number
+    return again if epochs >= _LEAST_REPEATS else np.zeros(len(mjd), bool)
 
 
 def _loss_of(band, known):

@@ -135,7 +135,7 @@ def star(name: str) -> Star:
     Parameters
     ----------
     name : str
-        Name, as in TARGNAME; capitals, blanks and underscores make no difference.
+        Name, as in TARGNAME; capitals, blanks, hyphens and underscores make no difference.
 
     Returns
     -------
@@ -162,4 +162,5 @@ def _stars():
 
 
 def _plain(name):
-    return "".join(name.upper().replace("_", " ").split())
+    # Proposals have hyphens where names have blanks.
+    return "".join(name.upper().translate(str.maketrans("_-*", "   ")).split())

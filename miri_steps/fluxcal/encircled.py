@@ -13,6 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import uniform_filter
 
 from miri_steps import detector
+from miri_steps.fluxcal import symmetry
 
 __all__ = [
     "LEVELS",
@@ -240,21 +241,14 @@ def join(
 def _mirror(image, mask, center, reach):
     """Fill masked pixels from across the centre."""
     bad = ~np.isfinite(image) if mask is None else mask | ~np.isfinite(image)
-    rows, columns = np.nonzero(bad)
-    near = np.hypot(columns - center[0], rows - center[1]) <= reach + 1
-    rows, columns = rows[near], columns[near]
-    across = [np.rint(2 * c - at).astype(int) for c, at in zip(center, (columns, rows), strict=True)]
-    inside = (across[0] >= 0) & (across[0] < image.shape[1]) & (across[1] >= 0) & (across[1] < image.shape[0])
-    across = [np.where(inside, at, 0) for at in across]
-    lost = ~inside | bad[across[1], across[0]]
-    if len(rows) > _MOST_MASKED * np.pi * reach**2 or lost.any():
+    filled, holes, lost = symmetry.fill(image, bad, center, reach)
+    if holes > _MOST_MASKED * np.pi * reach**2 or lost:
         raise ValueError(
             f"around the star at most {100 * _MOST_MASKED:.0f} % of the pixels may be masked, and none "
-            f"across from another, but {len(rows)} are, {lost.sum()} of them so"
+            f"across from another, but {holes} are, {lost} of them so"
         )
-    filled = image.copy()
-    filled[rows, columns] = image[across[1], across[0]]
-    return filled
+    # Beyond the ring nothing is summed.
+    return np.where(np.isfinite(filled), filled, 0.0)
 
 
 def _check_reach(shape, center, reach, left):

@@ -10,6 +10,8 @@ from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from photutils.centroids import centroid_2dg
 from scipy import ndimage
 
+from miri_steps.fluxcal import symmetry
+
 __all__ = ["Aperture", "Measurement", "find", "measure"]
 
 _SIGMA_TO_FWHM = 2.3548
@@ -23,12 +25,9 @@ _NORMAL = 1.4826
 _BOX, _LEAST_BOX = 2.5, 5
 # The square stays where the centroid is so near its middle [pixel]; it has failed after so many rounds.
 _BETWEEN, _ROUNDS = 0.6, 50
-# So many masked pixels in an aperture may be interpolated, as a part of it, but none so near the middle
+# So many masked pixels in an aperture may be filled, as a part of it, but none so near the middle
 # [FWHM].
 _MOST_MASKED, _CORE = 0.05, 1.0
-# Those beside a hole fill it, with weights of a Gaussian half as wide as a star, and not narrower than this
-# [pixel].
-_LEAST_FILL = 0.7
 # So much of the ring must be seen.
 _LEAST_RING = 0.5
 
@@ -175,8 +174,8 @@ def measure(
 
         error^2 = sum err^2 + (area sigma_ring)^2 / n_ring
 
-    Masked pixels in the aperture, few of them and none near the middle, are interpolated. In a drizzled image
-    neighbours share their noise, and errors of sums are larger than these.
+    Masked pixels in the aperture, few of them and none near the middle, are taken from across the centre. In
+    a drizzled image neighbours share their noise, and errors of sums are larger than these.
 
     Parameters
     ----------
@@ -273,28 +272,23 @@ def _check_core(bad, x, y, fwhm):
 
 
 def _fill(image, err, bad, center, aperture):
-    """Interpolate the few masked pixels of an aperture; their errors are those around them."""
+    """Take the few masked pixels of an aperture from across its centre."""
     x, y = center
     ny, nx = image.shape
     if min(x, y, nx - 1 - x, ny - 1 - y) < aperture.radius:
         raise ValueError(
             f"the aperture of {aperture.radius:.1f} pixels around ({x:.1f}, {y:.1f}) leaves the image"
         )
-    rows, columns = np.indices(image.shape)
-    distance = np.hypot(columns - x, rows - y)
-    holes = bad & (distance <= aperture.radius + 1)
-    number = int(holes.sum())
+    whole, number, lost = symmetry.fill(image, bad, center, aperture.radius)
     if not number:
         return image, err, 0
     _check_core(bad, x, y, aperture.fwhm)
-    if number > _MOST_MASKED * np.pi * aperture.radius**2:
+    if lost or number > max(1.0, _MOST_MASKED * np.pi * aperture.radius**2):
         raise ValueError(
-            f"at most {100 * _MOST_MASKED:.0f} % of an aperture may be masked, but {number} of its pixels "
-            f"are, around ({x:.1f}, {y:.1f})"
+            f"at most {100 * _MOST_MASKED:.0f} % of an aperture may be masked, and none across from another, "
+            f"but {number} of its pixels are, around ({x:.1f}, {y:.1f})"
         )
-    width = max(_LEAST_FILL, aperture.fwhm / _SIGMA_TO_FWHM / 2)
-    image, err = (np.where(holes, _smooth(plane, bad, width), plane) for plane in (image, err))
-    return image, err, number
+    return whole, symmetry.fill(err, bad, center, aperture.radius)[0], number
 
 
 def _background(image, bad, center, aperture):

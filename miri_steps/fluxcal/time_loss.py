@@ -154,6 +154,7 @@ def fit(
     subarray: Sequence[str] | None = None,
     reference: str = "SUB256",
     tau: float | None = None,
+    around: tuple[float, float] | None = None,
 ) -> Fit:
     """
     Fit the loss of sensitivity to repeated observations of stars, each with a brightness of its own.
@@ -179,6 +180,9 @@ def fit(
         Subarray whose transmission is 1.
     tau : float, optional
         Time constant, where it is known [d].
+    around : tuple of float, optional
+        What is known of it otherwise: a value [d], and the standard deviation of its natural logarithm. It
+        counts as one more observation.
 
     Returns
     -------
@@ -196,9 +200,9 @@ def fit(
     names, window = np.unique([reference] * len(mjd) if subarray is None else subarray, return_inverse=True)
     _check(mjd, rate, error, names, reference)
     others = np.flatnonzero(names != reference)
-    problem = _Problem(mjd, rate, error, star, len(stars), _columns(window, others), tau)
+    problem = _Problem(mjd, rate, error, star, len(stars), _columns(window, others), tau, around)
     found = problem.solve()
-    dof = len(mjd) - len(found.x)
+    dof = len(mjd) + (around is not None) - len(found.x)
     chi2 = 2 * found.cost
     covariance = _covariance(found.jac) * _inflation(chi2, dof)
     loss, amplitude, tau, slopes = problem.physical(found.x)
@@ -253,8 +257,8 @@ def _covariance(jacobian):
 class _Problem:
     """Least squares in logarithms of brightness, transmission and tau, and in loss and amplitude."""
 
-    def __init__(self, mjd, rate, error, star, number, windows, tau):
-        self.mjd, self.rate, self.error, self.tau = mjd, rate, error, tau
+    def __init__(self, mjd, rate, error, star, number, windows, tau, around):
+        self.mjd, self.rate, self.error, self.tau, self.around = mjd, rate, error, tau, around
         self.members = (star[:, None] == np.arange(number)).astype(float)
         self.linear = np.hstack([self.members, windows])
         self.shape_size = 2 if tau else 3
@@ -273,7 +277,10 @@ class _Problem:
         return np.exp(self.linear @ x[: self.linear.shape[1]]) * sensitivity(self.mjd, *self.shape(x))
 
     def residual(self, x):
-        return (self.model(x) - self.rate) / self.error
+        found = (self.model(x) - self.rate) / self.error
+        if self.around is None:
+            return found
+        return np.append(found, (x[-1] - np.log(self.around[0])) / self.around[1])
 
     def jacobian(self, x):
         loss, amplitude, tau = self.shape(x)
@@ -281,7 +288,10 @@ class _Problem:
         slopes = _slopes(self.mjd, loss, amplitude, tau)
         slopes[2] *= tau
         columns = [self.linear * self.model(x)[:, None], (level * slopes[: self.shape_size]).T]
-        return np.hstack(columns) / self.error[:, None]
+        found = np.hstack(columns) / self.error[:, None]
+        if self.around is None:
+            return found
+        return np.vstack([found, np.eye(1, len(x), len(x) - 1) / self.around[1]])
 
     def solve(self):
         found = [self._solve_from(tau) for tau in ((self.tau,) if self.tau else _FIRST_TAUS)]

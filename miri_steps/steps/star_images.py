@@ -185,7 +185,12 @@ def find_aperture(
     """
     band, subarray = model.meta.instrument.filter, model.meta.subarray.name
     with datamodels.open(reference) as file:
+        if not isinstance(file, datamodels.MirImgApcorrModel):
+            raise ValueError(f"{reference} must be an aperture correction reference file of MIRI imaging")
         table = np.array(file.apcorr_table)
+    if subarray:
+        # In-pixel mode is read out like the subarray itself.
+        subarray = subarray.removesuffix("_IP")
     bands, subarrays = (np.char.strip(table[column].astype(str)) for column in ("filter", "subarray"))
     here = table[(bands == band) & (subarrays == subarray)]
     rows = here[np.isclose(here["eefraction"], ee, atol=1e-4)]
@@ -226,10 +231,10 @@ def native_pixel(model: JwstDataModel, seen: StarImage) -> float:
 
 def row(
     model: JwstDataModel,
-    seen: StarImage,
-    chosen: CorrectedAperture,
+    seen: StarImage | None,
+    chosen: CorrectedAperture | None,
     found: Measurement | None,
-    expected: tuple[float, float],
+    expected: tuple[float, float] | None,
     problem: str,
 ) -> QTable:
     """
@@ -239,16 +244,16 @@ def row(
     ----------
     model : ImageModel
         The image.
-    seen : StarImage
+    seen : StarImage or None
         What was taken from it.
-    chosen : CorrectedAperture
+    chosen : CorrectedAperture or None
         Where the star was measured.
     found : Measurement or None
         The star.
-    expected : tuple of float
+    expected : tuple of float or None
         Where it should be (x, y) [pixel].
     problem : str
-        Why there is none.
+        Why there is none of these.
 
     Returns
     -------
@@ -258,25 +263,36 @@ def row(
     meta = model.meta
     star = config.star(meta.target.catalog_name or meta.target.proposer_name or "")
     columns = {
-        "file": seen.name,
+        "file": meta.filename,
         "name": star.name,
         "type": star.type,
-        "filter": meta.instrument.filter,
-        "subarray": meta.subarray.name,
+        "filter": meta.instrument.filter or "",
+        "subarray": meta.subarray.name or "",
         "readpattern": meta.exposure.readpatt or "",
         "ngroups": meta.exposure.ngroups or 0,
         "tgroup": (meta.exposure.group_time or np.nan) * u.s,
         "timemid": (meta.exposure.mid_time or np.nan) * u.day,
-        "ee": chosen.ee,
-        "radius": chosen.aperture.radius * _PIXEL,
-        "skyin": chosen.aperture.sky[0] * _PIXEL,
-        "skyout": chosen.aperture.sky[1] * _PIXEL,
-        "apcorr": chosen.apcorr,
-        "pixel_area": seen.pixel_area * u.sr,
+        **_apertures(chosen),
+        "pixel_area": (seen.pixel_area if seen else np.nan) * u.sr,
         **_measured(seen, found, expected, meta.exposure),
         "problem": problem,
     }
     return QTable({name: np.atleast_1d(value) for name, value in columns.items()})
+
+
+def _apertures(chosen):
+    """Columns of the aperture, NaN where none was found."""
+    radius, inner, outer, ee, apcorr = [np.nan] * 5
+    if chosen:
+        radius, (inner, outer) = chosen.aperture.radius, chosen.aperture.sky
+        ee, apcorr = chosen.ee, chosen.apcorr
+    return {
+        "ee": ee,
+        "radius": radius * _PIXEL,
+        "skyin": inner * _PIXEL,
+        "skyout": outer * _PIXEL,
+        "apcorr": apcorr,
+    }
 
 
 def _measured(seen, found, expected, exposure):
@@ -290,8 +306,8 @@ def _measured(seen, found, expected, exposure):
         "y": get("y") * _PIXEL,
         "ra": float(ra) * u.deg,
         "dec": float(dec) * u.deg,
-        "x_offset": (get("x") - expected[0]) * _PIXEL,
-        "y_offset": (get("y") - expected[1]) * _PIXEL,
+        "x_offset": (get("x") - (expected[0] if expected else nothing)) * _PIXEL,
+        "y_offset": (get("y") - (expected[1] if expected else nothing)) * _PIXEL,
         "rate": get("light") * _RATE,
         "rate_error": get("light_error") * _RATE,
         "aperture_sum": get("total") * _RATE,

@@ -75,14 +75,15 @@ class StarPhotometryStep(MiriStep):
 
     def _measure(self, model) -> QTable:
         """Measure the star in one image."""
-        seen = star_images.read(model)
-        chosen = star_images.find_aperture(model, seen, self.get_reference_file(model, "apcorr"), self.ee)
-        expected = seen.pixel_of(*self._position(model))
-        found, problem = None, ""
+        seen = chosen = found = expected = None
+        problem = ""
         try:
+            seen = star_images.read(model)
+            chosen = star_images.find_aperture(model, seen, self.get_reference_file(model, "apcorr"), self.ee)
+            expected = seen.pixel_of(*self._position(model))
             found = self._find_and_measure(seen, chosen.aperture, expected)
         except ValueError as error:
-            problem = f"{seen.name}: {error}"
+            problem = f"{model.meta.filename}: {error}"
             log.warning("%s", problem)
         if found:
             log.info(

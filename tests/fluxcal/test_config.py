@@ -38,13 +38,14 @@ def test_subarrays_are_told_relative_to_the_reference():
 
 
 @pytest.mark.parametrize(
-    "name", ["2MASS J17571324+6703409", "J1757132", "j1757132", "2mass_J17571324+6703409"]
+    "name", ["2MASS J17571324+6703409", "J1757132", "j1757132", "2MASS-J17571324+6703409"]
 )
 def test_a_star_has_many_names(name):
     assert config.star(name) == config.Star("2MASS J17571324+6703409", "A dwarf")
 
 
 def test_types_of_stars():
+    assert config.star("BD+60-1753") == config.star("BD+60 1753") == config.Star("BD+60 1753", "A dwarf")
     assert config.star("10LAC").type == "hot"
     assert config.star("P330E") == config.Star("GSPC P330-E", "solar analogue")
     assert config.star("HD 1") == config.Star("HD 1", "other")

@@ -73,9 +73,10 @@ def test_order_does_not_matter():
 def test_equal_values_have_no_scatter():
     found = factors.average([0.5, 0.5, 0.5], list("abc"))
     assert (found.value, found.scatter, found.error) == (0.5, 0.0, 0.0)
-    alone = factors.average([0.5, 0.6], ["a", "a"])
-    assert alone.value == pytest.approx(0.55)
-    assert np.isnan(alone.error)
+    for number in range(2, 50):
+        alone = factors.average(np.linspace(0.5, 0.6, number), ["a"] * number)
+        assert alone.value == pytest.approx(0.55)
+        assert np.isnan(alone.error)
 
 
 def test_types_are_averaged_each_by_itself():

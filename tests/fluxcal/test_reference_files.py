@@ -90,7 +90,12 @@ def test_aperture_corrections_have_the_structure_of_the_flight_file(apertures, t
         flight = fits.getdata(SHARED, 1)
         assert table.columns.names == flight.columns.names
         assert [c.format[-1] for c in table.columns] == [c.format[-1] for c in flight.columns]
-        assert sorted({(r["filter"], r["subarray"][:15].rstrip()) for r in flight})
+        # The flight file cuts SLITLESSPRISM short.
+        rows = [
+            {(row["filter"], row["subarray"].removesuffix("RISM")) for row in rows}
+            for rows in (table, flight)
+        ]
+        assert rows[0] == rows[1]
         assert len(flight) == len(table)
         assert fits.getheader(SHARED)["P_EXP_TY"] == header["P_EXP_TY"]
 

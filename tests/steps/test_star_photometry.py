@@ -126,8 +126,13 @@ def test_a_star_that_cannot_be_measured_does_not_stop_the_others(star, apertures
     saturated = star[1].copy()
     place = [int(round(value)) for value in star[1].meta.wcs.invert(RA, DEC)]
     saturated.data[place[1] - 1 : place[1] + 2, place[0] - 1 : place[0] + 2] = np.nan
-    table = measure([star[0], saturated, star[2]], apertures)
+    unitless = star[2].copy()
+    unitless.meta.bunit_data = "mJy"
+    table = measure([star[0], saturated, star[2], unitless], apertures)
 
+    assert "must be MJy/sr or DN/s, got mJy" in table["problem"][3]
+    assert np.isnan(table["pixel_area"][3].value)
+    table = table[:3]
     assert ["" if not problem else "masked" for problem in table["problem"]] == ["", "masked", ""]
     assert "are masked: is it saturated?" in table["problem"][1]
     assert np.isfinite(table["rate"].value).tolist() == [True, False, True]
@@ -144,6 +149,25 @@ def test_tables_are_saved_where_they_are_asked_for(star, apertures, tmp_cwd):
     saved = QTable.read(path)
     assert saved["rate"][0] == table["rate"][0]
     assert saved["rate"].unit == u.DN / u.s
+
+
+def test_in_pixel_mode_has_the_apertures_of_its_subarray(star, apertures):
+    model = star[0].copy()
+    model.meta.subarray.name = "SUB128_IP"
+    (found,), (expected,) = measure(model, apertures), measure(star[0], apertures)
+    assert found["subarray"] == "SUB128_IP"
+    assert found["rate"] == expected["rate"]
+
+
+def test_another_reference_file_is_named(star, tmp_path):
+    path = reference_files.save(
+        reference_files.photom(
+            {BAND: Calibration(0.5, 0.002, TimeLoss(0, 0, 200, np.zeros((3, 3))))}, 2.8e-13, ABOUT
+        ),
+        tmp_path / "photom.fits",
+    )
+    with pytest.raises(ValueError, match=r"photom\.fits must be an aperture correction reference file"):
+        measure(star[0], str(path))
 
 
 def test_parameters_that_make_no_sense_are_named(star, apertures):
