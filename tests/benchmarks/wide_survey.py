@@ -67,8 +67,13 @@ found["levels"] = [library.read_metadata(i)["meta.background.level"] for i in ra
 del library
 """
 
+# Buffers of fixed size are as full of small frames as they are of full ones.
 OTHERS = """
 import miri_steps
+if given["step"] == "SuperBackgroundStep":
+    from miri_steps.steps import super_background_samples as samples
+    for name in ("_BLOCK", "_LEVEL_SAMPLES"):
+        setattr(samples, name, int(getattr(samples, name) * given["part"]))
 start = time.perf_counter()
 step = getattr(miri_steps, given["step"])
 library = step.call(given["association"], configure_log=False, in_memory=False, **given["parameters"])
@@ -259,7 +264,10 @@ def measure_other(folder: Path, step: str, suffix: str, number: int) -> dict:
     parameters = {}
     if step == "TileAstrometryStep":
         parameters["reference_catalog"] = str(folder / "rates_refcat.ecsv")
-    found = common.run_apart(OTHERS, step=step, association=str(association), parameters=parameters)
+    part = np.prod(detector.SUBARRAYS["SUB64"].shape) / np.prod(detector.SHAPE)
+    found = common.run_apart(
+        OTHERS, step=step, association=str(association), parameters=parameters, part=float(part)
+    )
     path.write_text(json.dumps(found))
     return found
 
