@@ -42,6 +42,8 @@ TILES, DITHERS, BIN = (16, 12), 4, 8
 BLOCKS = {16: (2, 1), 64: (4, 2), 128: (4, 4), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
 # The stock step is stopped after this [s].
 PATIENCE = 1500
+# Numbers on the axes of the figure.
+TICKS = 16, 64, 256, 1024
 # The other steps: tiles of four SUB64 dithers [arcsec], stars enough for all, integrations of a rate.
 SMALL_TILES, SMALL_STEP, SMALL_STARS, NINTS = (25, 10), (6.0, 6.0), 3000, 4
 BAD = datamodels.dqflags.pixel["DO_NOT_USE"] | datamodels.dqflags.pixel["NON_SCIENCE"]
@@ -332,11 +334,11 @@ def draw(folder: Path) -> None:
             axis.loglog(
                 numbers, [found[name] / unit for _, found in measured], mark + "-", color=colour, label=label
             )
-            axis.set(title=title, xlabel="exposures", xticks=list(BLOCKS)[:4], xticklabels=list(BLOCKS)[:4])
+            axis.set(title=title, xlabel="exposures", xticks=TICKS, xticklabels=TICKS)
             axis.minorticks_off()
             axis.grid(alpha=0.3)
     axes[1].set_ylim(0.05, 10)
-    axes[0].legend()
+    axes[0].legend(loc="lower right")
     path = Path(__file__).parents[2] / "docs/_static/wide_survey.png"
     figure.savefig(path, dpi=110)
     print(f"drawn: {path}")
