@@ -42,6 +42,8 @@ TILES, DITHERS, BIN = (16, 12), 4, 8
 BLOCKS = {16: (2, 1), 64: (4, 2), 128: (4, 4), 256: (8, 4), 1024: (16, 8), 1536: (16, 12)}
 # The stock step is stopped after this [s].
 PATIENCE = 1500
+# Numbers on the axes of the figure.
+TICKS = 16, 64, 256, 1024
 # The other steps: tiles of four SUB64 dithers [arcsec], stars enough for all, integrations of a rate.
 SMALL_TILES, SMALL_STEP, SMALL_STARS, NINTS = (25, 10), (6.0, 6.0), 3000, 4
 BAD = datamodels.dqflags.pixel["DO_NOT_USE"] | datamodels.dqflags.pixel["NON_SCIENCE"]
@@ -67,8 +69,13 @@ found["levels"] = [library.read_metadata(i)["meta.background.level"] for i in ra
 del library
 """
 
+# Buffers of fixed size are as full of small frames as they are of full ones.
 OTHERS = """
 import miri_steps
+if given["step"] == "SuperBackgroundStep":
+    from miri_steps.steps import super_background_samples as samples
+    for name in ("_BLOCK", "_LEVEL_SAMPLES"):
+        setattr(samples, name, int(getattr(samples, name) * given["part"]))
 start = time.perf_counter()
 step = getattr(miri_steps, given["step"])
 library = step.call(given["association"], configure_log=False, in_memory=False, **given["parameters"])
@@ -259,7 +266,10 @@ def measure_other(folder: Path, step: str, suffix: str, number: int) -> dict:
     parameters = {}
     if step == "TileAstrometryStep":
         parameters["reference_catalog"] = str(folder / "rates_refcat.ecsv")
-    found = common.run_apart(OTHERS, step=step, association=str(association), parameters=parameters)
+    part = np.prod(detector.SUBARRAYS["SUB64"].shape) / np.prod(detector.SHAPE)
+    found = common.run_apart(
+        OTHERS, step=step, association=str(association), parameters=parameters, part=float(part)
+    )
     path.write_text(json.dumps(found))
     return found
 
@@ -324,11 +334,11 @@ def draw(folder: Path) -> None:
             axis.loglog(
                 numbers, [found[name] / unit for _, found in measured], mark + "-", color=colour, label=label
             )
-            axis.set(title=title, xlabel="exposures", xticks=list(BLOCKS)[:4], xticklabels=list(BLOCKS)[:4])
+            axis.set(title=title, xlabel="exposures", xticks=TICKS, xticklabels=TICKS)
             axis.minorticks_off()
             axis.grid(alpha=0.3)
     axes[1].set_ylim(0.05, 10)
-    axes[0].legend()
+    axes[0].legend(loc="lower right")
     path = Path(__file__).parents[2] / "docs/_static/wide_survey.png"
     figure.savefig(path, dpi=110)
     print(f"drawn: {path}")

@@ -46,71 +46,18 @@ def assert_same(first, second):
             np.testing.assert_array_equal(values, second[name][plane], err_msg=f"{name} {plane}")
 
 
-def same_in_two_processes(step, association, planes_of, **parameters):
-    """Run on one core in memory, and on two from files; return what was found."""
-    alone = planes_of(run(step, association, maximum_cores="1", **parameters))
-    # The machine of the tests may have a single core: two processes will do there, too.
-    shared = planes_of(run(step, association, maximum_cores="2", in_memory=False, **parameters))
-    assert_same(alone, shared)
-    return alone
+@contextmanager
+def pickled(monkeypatch, cores):
+    """
+    Do in this process what travels between processes, whose start takes longer than the work.
 
-
-@pytest.fixture
-def two_cores(monkeypatch):
-    monkeypatch.setattr("miri_steps.workers.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr("miri_steps.workers.os.cpu_count", lambda: 2)
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_hot_pixels_are_the_same(starry, planes_of, tmp_cwd):
-    found = same_in_two_processes(MedianHotPixelStep, starry[0], planes_of)
-
-    before = planes_of(run(MedianHotPixelStep, starry[0], mode="flag"))
-    changed = [(found[name]["data"] != before[name]["data"]).sum() for name in found]
-    assert min(changed) > 100
-    assert not list(tmp_cwd.iterdir())
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_stars_and_corrections_are_the_same(starry, planes_of, tmp_cwd):
-    association, truth = starry
-    catalogue = association.parent / "field_refcat.ecsv"
-    tables = []
-    for folder, given in (("memory", {}), ("files", {"in_memory": False, "maximum_cores": "2"})):
-        (tmp_cwd / folder).mkdir()
-        result = run(
-            TileAstrometryStep,
-            association,
-            reference_catalog=str(catalogue),
-            save_corrections=True,
-            output_dir=folder,
-            **given,
-        )
-        tables.append(((tmp_cwd / folder / "field_tiles.ecsv").read_text(), planes_of(result)))
-
-    (first, planes), (second, others) = tables
-    assert first == second
-    assert_same(planes, others)
-    measured = Table.read(tmp_cwd / "memory" / "field_tiles.ecsv")
-    for axis, name in enumerate(("shift_east", "shift_north")):
-        np.testing.assert_allclose(measured[name], truth[[0, 2], axis], atol=0.01)
-
-
-@pytest.mark.usefixtures("two_cores")
-def test_rates_are_the_same(integrated, planes_of, tmp_cwd):
-    found = same_in_two_processes(RateFromRateintsStep, integrated.association, planes_of)
-
-    mean = planes_of(run(RateFromRateintsStep, integrated.association, combine="mean"))
-    assert all((found[name]["data"] != mean[name]["data"]).sum() > 10 for name in found)
-    assert not list(tmp_cwd.iterdir())
-
-
-@pytest.fixture
-def pickled(monkeypatch):
-    """Do in this process what is done between processes, where that takes too long for a test."""
+    In real ones all Steps run with a cluster, see test_common.
+    """
 
     @contextmanager
-    def open_map(*_):
+    def open_map(asked, executor=None):
+        assert asked == cores
+
         def run(function, tasks):
             for task in tasks:
                 here = pickle.loads(pickle.dumps((function, task)))
@@ -118,10 +65,59 @@ def pickled(monkeypatch):
 
         yield run
 
-    monkeypatch.setattr(workers, "open_map", open_map)
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "open_map", open_map)
+        yield
 
 
-def test_arrays_of_open_models_give_the_same(starry, integrated, opened, planes_of, request):
+@pytest.fixture
+def same_in_two_processes(planes_of, monkeypatch):
+    """Run on one core in memory, and on two from files; return what was found."""
+    # The machine of the tests may have a single core.
+    monkeypatch.setattr("miri_steps.workers.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("miri_steps.workers.os.cpu_count", lambda: 2)
+
+    def compare(step, association, **parameters):
+        alone = planes_of(run(step, association, maximum_cores="1", **parameters))
+        with pickled(monkeypatch, 2):
+            shared = planes_of(run(step, association, maximum_cores="2", in_memory=False, **parameters))
+        assert_same(alone, shared)
+        return alone
+
+    return compare
+
+
+def test_hot_pixels_are_the_same(starry, same_in_two_processes, planes_of, tmp_cwd):
+    found = same_in_two_processes(MedianHotPixelStep, starry[0])
+
+    before = planes_of(run(MedianHotPixelStep, starry[0], mode="flag"))
+    changed = [(found[name]["data"] != before[name]["data"]).sum() for name in found]
+    assert min(changed) > 100
+    assert not list(tmp_cwd.iterdir())
+
+
+def test_stars_and_corrections_are_the_same(starry, same_in_two_processes, tmp_cwd):
+    association, truth = starry
+    catalogue = str(association.parent / "field_refcat.ecsv")
+
+    same_in_two_processes(
+        TileAstrometryStep, association, reference_catalog=catalogue, save_corrections=True, output_dir="."
+    )
+
+    measured = Table.read("field_tiles.ecsv")
+    for axis, name in enumerate(("shift_east", "shift_north")):
+        np.testing.assert_allclose(measured[name], truth[[0, 2], axis], atol=0.01)
+
+
+def test_rates_are_the_same(integrated, same_in_two_processes, planes_of, tmp_cwd):
+    found = same_in_two_processes(RateFromRateintsStep, integrated.association)
+
+    mean = planes_of(run(RateFromRateintsStep, integrated.association, combine="mean"))
+    assert all((found[name]["data"] != mean[name]["data"]).sum() > 10 for name in found)
+    assert not list(tmp_cwd.iterdir())
+
+
+def test_arrays_of_open_models_give_the_same(starry, integrated, opened, planes_of, monkeypatch):
     """What has no file is sent as arrays."""
     catalogue = str(starry[0].parent / "field_refcat.ecsv")
     cubes = [path.replace("_rate.", "_rateints.") for path in integrated.files]
@@ -139,8 +135,9 @@ def test_arrays_of_open_models_give_the_same(starry, integrated, opened, planes_
         ]
 
     here = results()
-    request.getfixturevalue("pickled")
-    for first, second in zip(here, results(), strict=True):
+    with pickled(monkeypatch, 1):
+        there = results()
+    for first, second in zip(here, there, strict=True):
         assert_same(first, second)
 
 

@@ -1066,19 +1066,6 @@ def test_a_second_pass_takes_faint_light_out_of_the_background(faint):
 # Every way of use
 
 
-def test_cores_and_files_change_nothing(striped, planes_of):
-    settings = {"passes": 2, "min_exposures": 4}
-    one = planes_of(SuperBackgroundStep.call(str(striped.association), **settings))
-
-    two = planes_of(
-        SuperBackgroundStep.call(str(striped.association), in_memory=False, maximum_cores="2", **settings)
-    )
-
-    for exposure, planes in one.items():
-        for plane in planes:
-            np.testing.assert_array_equal(two[exposure][plane], planes[plane])
-
-
 def test_scratch_files_are_gone_after_an_error(scratch, tmp_cwd):
     """The shape of one is not what its header says: this is noticed late."""
     models = blanks(6)
