@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from miri_steps import __version__, fluxcal_commands, parameters
+from miri_steps import __version__, parameters
+from miri_steps.fluxcal_chain import commands as fluxcal_commands
 
 __all__ = ["main"]
 

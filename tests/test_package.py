@@ -43,11 +43,11 @@ MAY_IMPORT = {
     | {"fluxcal"},
     "simulate": SCIENCE | {"stdatamodels", "gwcs", "asdf", "detector"},
     "fluxcal": SCIENCE
-    | {"photutils", "synphot", "jwst", "stdatamodels", "stpipe", "algorithms", "detector", "whole_files"},
+    | {"photutils", "synphot", "stpsf", "jwst", "stdatamodels", "stpipe"}
+    | {"algorithms", "detector", "whole_files"},
     "report": SCIENCE
     | {"jinja2", "matplotlib", "exposures", "algorithms", "fluxcal", "detector", "whole_files"},
-    "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_commands"},
-    "fluxcal_commands": {"fluxcal_chain"},
+    "cli": {"parameters", "simulate", "report", "demo", "reduction", "fluxcal_chain"},
     # The whole flux calibration is a user of the package too.
     "fluxcal_chain": SCIENCE | {"stdatamodels", "fluxcal", "steps", "report", "detector"},
     # Whole reductions are users of the package too; the report is imported when it is written.

@@ -9,20 +9,13 @@ import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
-from miri_steps.fluxcal import config, factors, time_loss
+from miri_steps.fluxcal import config, factors, monitoring, observations, time_loss
 from miri_steps.fluxcal.factors import Average
 from miri_steps.fluxcal.time_loss import Fit, TimeLoss
 
 __all__ = ["FilterCalibration", "calibrate"]
 
-_RATE = u.DN / u.s
-_FACTOR = u.MJy / u.sr / _RATE
-# Each star that is seen again tells the loss; from so many epochs of such stars on it is fitted. Dithers,
-# which lie closer together than this, are one epoch [d].
-_LEAST_REPEATS, _EPOCH = 8, 10.0
-# What is known of tau beforehand [d], and of its logarithm: where little is lost exponentially it cannot be
-# told; Gordon et al. 2025.
-_TAU = 200.0, 0.5
+_FACTOR = u.MJy / u.sr / (u.DN / u.s)
 # The loss of a filter is known where the sensitivity at all dates is known to this.
 _KNOWN = 0.03
 
@@ -37,18 +30,18 @@ class FilterCalibration:
     band : str
         The filter.
     factor, error : float
-        At `time_loss.T0` in the reference subarray [(MJy/sr) / (DN/s)].
+        At `time_loss.T0` in the reference subarray, and its standard deviation [(MJy/sr) / (DN/s)].
     loss : TimeLoss
         How its sensitivity falls.
     fit : Fit or None
-        Where that came from; None where it was given or interpolated.
+        What that is from; None where it was given or interpolated.
     average : Average
         Over all observations.
     by_type : dict
         Averages of each type of star.
     observations : QTable
-        Rows of the photometry that were used, with ``flux`` of the model, ``sensitivity``, ``transmission``,
-        and ``factor``, ``factor_error``, ``kept`` and ``weight``.
+        Rows of `observations.usable`, with ``flux`` of the model, ``sensitivity``, and ``factor``,
+        ``factor_error``, ``kept`` and ``weight``.
     """
 
     band: str
@@ -66,6 +59,7 @@ def calibrate(
     fluxes: QTable,
     *,
     transmissions: Mapping[str, float] | None = None,
+    transmission_errors: Mapping[str, float] | None = None,
     losses: Mapping[str, TimeLoss] | None = None,
     repeatability: float = 0.003,
     legacy: bool = False,
@@ -73,26 +67,36 @@ def calibrate(
     """
     Calibrate all filters in which standard stars were observed.
 
-    The loss of sensitivity of a filter is that of stars that were seen again; in coronagraphic filters,
-    which are seldom used for that, it is interpolated in pivot wavelength between those of imaging filters.
+    The loss of sensitivity of a filter is that of stars that were seen again (see `monitoring.fit`); in
+    coronagraphic filters, which are seldom used for that, it is interpolated in pivot wavelength between
+    those of imaging filters.
     Rates are put to the sensitivity at `time_loss.T0` and the transmission of the reference subarray,
-    factors follow from the fluxes of models, and each star has one vote in their average.
+    factors follow from the fluxes of models, and each star has one vote in their average. The error of the
+    factor is that of this average, of the loss, and of the transmissions, those of each subarray in
+    proportion to the weight of observations in it.
 
     Parameters
     ----------
     photometry : QTable
-        Rows of `StarPhotometryStep`.
+        Rows of `StarPhotometryStep`. Those of stars that were not measured are left out; so are, with a
+        warning, those whose rate is not above 0.
     fluxes : QTable
-        Column ``name``, and one for each filter [Jy]; see `band_fluxes.tabulate`.
+        Column ``name``, and one for each filter [Jy]; see `band_fluxes.tabulate`. Stars that `config.star`
+        does not know go by the names that they have in both tables.
     transmissions : mapping, optional
-        Rates in subarrays in units of that in the reference; `config.transmissions` if not given.
+        Rates in subarrays in units of that in the reference; `config.transmissions` if not given. They can be
+        solved for with `subarrays.solve`.
+    transmission_errors : mapping, optional
+        Their standard deviations; 0 where not given.
     losses : mapping, optional
         Loss of filters where it is known.
     repeatability : float, optional
         Relative error of a rate beside its noise, from the flat field and the place of the star on a pixel.
         Without it the few brightest observations decide alone.
     legacy : bool, optional
-        Fit the loss by a sum and without weights, as the published procedure does, to compare with it.
+        Do what the published procedure does, to compare with it: `time_loss.fit_sum` for the loss, with 200
+        days for tau where it is not identifiable, and `factors.average_published`. Errors are those of the
+        average alone.
 
     Returns
     -------
@@ -102,81 +106,59 @@ def calibrate(
     Raises
     ------
     ValueError
-        If a column or a flux is missing, or a loss is neither given nor told by the observations.
+        If a column, its unit, a value or a flux is missing or makes no sense, a filter or subarray is not
+        known, no row is left in a filter, or a loss is neither given nor identifiable from the observations.
     """
-    transmissions = config.transmissions() if transmissions is None else transmissions
-    table = _usable(photometry, transmissions, repeatability)
-    present = set(table["filter"].tolist())
-    bands = [name for name in config.bands() if name in present]
-    if len(bands) < len(present):
-        raise ValueError(f"filters must be of {', '.join(config.bands())}, got {', '.join(sorted(present))}")
-    fits = {band: _fit_loss(table[table["filter"] == band], band, losses or {}, legacy) for band in bands}
-    known = {band: loss for band, (loss, _) in fits.items() if loss} | dict(losses or {})
-    return {
-        band: _calibrate(
-            table[table["filter"] == band], fluxes, band, _loss_of(band, known), fits[band][1], legacy
-        )
-        for band in bands
-    }
+    table = observations.usable(photometry, transmissions, repeatability=repeatability)
+    errors = {config.subarray(name): error for name, error in (transmission_errors or {}).items()}
+    _check_errors(errors)
+    rows = {str(band): table[table["filter"] == band] for band in np.unique(table["filter"])}
+    if set(rows) - set(config.bands()):
+        raise ValueError(f"filters must be of {', '.join(config.bands())}, got {', '.join(rows)}")
+    rows = {band: rows[band] for band in config.bands() if band in rows}
+    given = losses or {}
+    fits = {band: _fit_loss(group, band, legacy) for band, group in rows.items() if band not in given}
+    known = {band: fit.loss for band, fit in fits.items() if fit} | dict(given)
+    calibrations = {}
+    for band, group in rows.items():
+        loss = _loss_of(band, known)
+        group = _with_factors(group, fluxes, band, loss)
+        calibrations[band] = _calibrate(group, band, loss, fits.get(band), errors, legacy)
+    return calibrations
 
 
-def _usable(photometry, transmissions, repeatability):
-    """Take the rows that were measured, and put rates to the reference subarray."""
-    needed = {"name", "type", "filter", "subarray", "timemid", "rate", "rate_error", "apcorr", "pixel_area"}
-    missing = sorted(needed - set(photometry.colnames))
-    if missing:
-        raise ValueError(
-            f"photometry must have the columns {', '.join(missing)}, got {', '.join(photometry.colnames)}"
-        )
-    table = photometry[np.isfinite(photometry["rate"].value)].copy()
-    if not len(table):
-        raise ValueError("photometry must hold at least one star that was measured, got none")
-    table["transmission"] = [_transmission(str(subarray), transmissions) for subarray in table["subarray"]]
-    table["name"] = [config.star(str(name)).name for name in table["name"]]
-    table["reference_rate"] = table["rate"].to(_RATE) / table["transmission"]
-    noise = (table["rate_error"] / table["rate"]).to_value(u.one)
-    table["relative_error"] = np.hypot(noise, repeatability)
-    return table
+def _check_errors(errors):
+    for name, error in errors.items():
+        if not (np.isfinite(error) and error >= 0):
+            raise ValueError(
+                f"the error of the transmission of {name} must be finite and 0 or more, got {error}"
+            )
 
 
-def _transmission(subarray, known):
-    """Tell the rate in a subarray; those of coronagraphs were not compared with others."""
-    name = subarray.upper().removesuffix("_IP")
-    if name not in known and not name.startswith(("MASK", "SLITLESS")):
-        raise ValueError(f"subarray must be one of {', '.join(known)}, or of a coronagraph, got {subarray}")
-    return known.get(name, 1.0)
-
-
-def _fit_loss(table, band, given, legacy):
-    """Fit the loss of a filter to the stars that were seen again, if they tell it; loss and fit."""
-    if band in given or config.band(band).is_coronagraphic:
-        return given.get(band), None
-    mjd = table["timemid"].to_value(u.day)
-    again = _seen_again(table["name"], mjd)
-    if not again.any():
-        return None, None
-    # Light, whatever the pixels and apertures it was measured in.
-    light = (table["reference_rate"].value * table["apcorr"] * table["pixel_area"].to_value(u.sr))[again]
-    mjd, star = mjd[again], table["name"][again]
+def _fit_loss(table, band, legacy):
+    """Fit the loss of a filter to the stars that were seen again; None where it is not identifiable."""
+    again = monitoring.seen_again(table["name"], table["timemid"].to_value(u.day))
+    if config.band(band).is_coronagraphic or not again.any():
+        return None
+    table = table[again]
     if legacy:
-        return time_loss.fit_sum(mjd, light, star=star), None
-    try:
-        fit = time_loss.fit(mjd, light, light * table["relative_error"][again], star=star, around=_TAU)
-    except ValueError:
-        return None, None
-    return (fit.loss, fit) if fit.loss.sensitivity_error(mjd).max() < _KNOWN else (None, None)
+        return _fit_published(table)
+    fit = monitoring.fit(table)
+    if fit is None:
+        return None
+    error = fit.loss.sensitivity_error(table["timemid"].to_value(u.day))
+    return fit if error.max() < _KNOWN else None
 
 
-def _seen_again(names, mjd):
-    """Find the observations of stars that were seen at several epochs, if there are enough of them."""
-    again, epochs = np.zeros(len(mjd), bool), 0
-    for name in np.unique(names):
-        here = names == name
-        number = 1 + int((np.diff(np.sort(mjd[here])) > _EPOCH).sum())
-        if number > 1:
-            again |= here
-            epochs += number
-    return again if epochs >= _LEAST_REPEATS else np.zeros(len(mjd), bool)
+def _fit_published(table):
+    """Fit the sum, with a given tau where none is identifiable; None where nothing is."""
+    for tau in (None, time_loss.TAU[0]):
+        try:
+            mjd = table["timemid"].to_value(u.day)
+            return time_loss.fit_sum(mjd, table["light"].value, star=table["name"], tau=tau)
+        except ValueError:
+            continue
+    return None
 
 
 def _loss_of(band, known):
@@ -192,49 +174,67 @@ def _loss_of(band, known):
         return time_loss.interpolate(monitored, config.band(band).pivot)
     except ValueError as error:
         raise ValueError(
-            f"the loss of {band} must be given: its stars were not observed often enough, and filters on "
-            "both sides were not either"
+            f"the loss of {band} must be given: its stars were not observed often enough, and neither were "
+            "those of filters on both sides of it"
         ) from error
 
 
-def _calibrate(table, fluxes, band, loss, fit, legacy):
-    sigma = config.band(band).sigma
+def _with_factors(table, fluxes, band, loss):
+    """Add flux of the model, sensitivity and calibration factor to each observation."""
     table = table.copy()
-    table["flux"] = _model_fluxes(table["name"], fluxes, band)
-    mjd = table["timemid"].to_value(u.day)
-    table["sensitivity"] = loss.sensitivity(mjd)
+    table["flux"] = _model_fluxes(table["name"], fluxes, band) * u.Jy
+    table["sensitivity"] = loss.sensitivity(table["timemid"].to_value(u.day))
     rate = table["reference_rate"].value / table["sensitivity"]
     area = table["pixel_area"].to_value(u.sr)
-    values = factors.factor(table["flux"].to_value(u.Jy), rate, table["apcorr"], area)
-    average = factors.average(values, table["name"], sigma=sigma)
-    table["factor"] = values * _FACTOR
-    table["factor_error"] = values * table["relative_error"] * _FACTOR
+    table["factor"] = factors.factor(table["flux"].value, rate, table["apcorr"], area) * _FACTOR
+    table["factor_error"] = table["factor"] * table["relative_error"]
+    return table
+
+
+def _calibrate(table, band, loss, fit, errors, legacy):
+    """Average the factors of a filter."""
+    values, star, sigma = table["factor"].value, table["name"], config.band(band).sigma
+    method = factors.average_published if legacy else factors.average
+    average = method(values, star, sigma=sigma)
     table["kept"], table["weight"] = average.kept, average.weight
-    from_loss = (
-        0.0
-        if legacy
-        else float(np.average(loss.sensitivity_error(mjd) / loss.sensitivity(mjd), weights=average.weight))
-    )
+    relative = 0.0 if legacy else np.hypot(_loss_error(table, loss), _transmission_error(table, errors))
     return FilterCalibration(
         band=band,
         factor=average.value,
-        error=float(np.hypot(average.error, average.value * from_loss)),
+        error=float(np.hypot(average.error, average.value * relative)),
         loss=loss,
         fit=fit,
         average=average,
-        by_type=factors.average_by_type(values, table["name"], table["type"], sigma=sigma),
+        by_type=factors.average_by_type(values, star, table["type"], sigma=sigma, average=method),
         observations=table,
     )
 
 
+def _loss_error(table, loss):
+    """Relative error of the factor from that of the sensitivity, which all observations share."""
+    error = loss.sensitivity_error(table["timemid"].to_value(u.day)) / table["sensitivity"]
+    return float(np.average(error, weights=table["weight"]))
+
+
+def _transmission_error(table, errors):
+    """Relative error of the factor from those of transmissions, each shared by a subarray's observations."""
+    names, number = np.unique([config.subarray(str(name)) for name in table["subarray"]], return_inverse=True)
+    error = np.array([errors.get(str(name), 0.0) for name in names])[number] / table["transmission"]
+    part = table["weight"] * table["factor"].value
+    return float(np.linalg.norm(np.bincount(number, part * error)) / part.sum())
+
+
 def _model_fluxes(names, fluxes, band):
-    if band not in fluxes.colnames:
-        raise ValueError(f"fluxes must have a column {band}, got {', '.join(fluxes.colnames)}")
-    known = {
-        config.star(str(name)).name: flux for name, flux in zip(fluxes["name"], fluxes[band], strict=True)
-    }
-    stars = [config.star(str(name)).name for name in names]
-    unknown = sorted(star for star in set(stars) if star not in known or not np.isfinite(known[star]))
+    """Look up the fluxes of stars [Jy]."""
+    for column in ("name", band):
+        if column not in fluxes.colnames:
+            raise ValueError(f"fluxes must have a column {column}, got {', '.join(fluxes.colnames)}")
+    given = getattr(fluxes[band], "unit", None)
+    if given is None or not given.is_equivalent(u.Jy):
+        raise ValueError(f"fluxes must have the column {band} in Jy, got {given or 'no unit'}")
+    values = u.Quantity(fluxes[band]).to_value(u.Jy)
+    known = {config.star(str(name)).name: flux for name, flux in zip(fluxes["name"], values, strict=True)}
+    unknown = sorted({str(star) for star in names if not 0 < known.get(star, 0.0) < np.inf})
     if unknown:
         raise ValueError(f"fluxes in {band} must hold all stars observed, but not {', '.join(unknown)}")
-    return u.Quantity([known[star] for star in stars])
+    return np.array([known[star] for star in names])

@@ -12,9 +12,9 @@ from astropy.table import Table
 
 from miri_steps import detector
 
-__all__ = ["REFERENCE_SUBARRAY", "Band", "Star", "band", "bands", "star", "transmissions"]
+__all__ = ["REFERENCE_SUBARRAY", "Band", "Star", "band", "bands", "star", "subarray", "transmissions"]
 
-#: Rates of stars are told in units of those in this subarray.
+#: The transmission of a subarray is the rate of a star in it over that in this one.
 REFERENCE_SUBARRAY = "SUB256"
 
 _DATA = Path(__file__).with_name("data")
@@ -56,7 +56,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Star:
-    """A flux standard, and its type: "hot", "A dwarf" or "solar analogue"."""
+    """A flux standard, and its type: "hot", "A dwarf" or "solar analogue"; "other" where it is not listed."""
 
     name: str
     type: str
@@ -75,8 +75,8 @@ def bands() -> Mapping[str, Band]:
     rows = Table.read(_DATA / "filters.ecsv")
     return MappingProxyType(
         {
-            row["filter"]: Band(
-                name=row["filter"],
+            str(row["filter"]): Band(
+                name=str(row["filter"]),
                 pivot=detector.wavelength(row["filter"]),
                 fwhm=detector.FWHM[row["filter"]],
                 join=row["join"] * detector.FWHM[row["filter"]],
@@ -126,6 +126,28 @@ def transmissions() -> Mapping[str, float]:
     """
     rows = Table.read(_DATA / "subarrays.ecsv")
     return MappingProxyType(dict(zip(rows["subarray"].tolist(), rows["transmission"].tolist(), strict=True)))
+
+
+def subarray(name: str) -> str:
+    """
+    Name the subarray whose reference data one has.
+
+    Parameters
+    ----------
+    name : str
+        Value of SUBARRAY, in capitals or not.
+
+    Returns
+    -------
+    str
+        In capitals; that in in-pixel mode is a copy of the one without ``_IP``.
+
+    Examples
+    --------
+    >>> subarray("SUB64_IP")
+    'SUB64'
+    """
+    return name.upper().removesuffix("_IP")
 
 
 def star(name: str) -> Star:

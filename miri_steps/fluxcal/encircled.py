@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +10,21 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from photutils.profiles import CurveOfGrowth
+from scipy import fft, ndimage
 from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import uniform_filter
 
 from miri_steps import detector
-from miri_steps.fluxcal import symmetry
+from miri_steps.fluxcal import factors, neighbours, symmetry
 
 __all__ = [
     "LEVELS",
     "Corrections",
     "EncircledEnergy",
+    "Resampling",
     "average",
     "corrections",
     "join",
+    "psf_curve",
     "read_psf",
 ]
 
@@ -30,10 +33,17 @@ LEVELS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85)
 
 # Radii of a growth curve, from a fraction of a pixel on, evenly spaced in the logarithm.
 _SMALLEST, _NUMBER = 0.3, 160
+# Samples in a native pixel: with fewer, what a PSF looks like depends on where its samples are.
+_LEAST_SAMPLES = 1.5
+# No image holds all light of a telescope but for so much: a thousandth is 15 arcsec away and farther.
+_ALL_LIGHT = 1e-4
 # Where an observed star is compared with the model beyond the join, in units of its radius.
 _ANNULUS = 1.0, 1.4
 # So much of what is summed may be masked.
 _MOST_MASKED = 0.05
+# Data sets are compared by the radius of this part of the light, and left out beyond this limit [standard
+# deviation].
+_TYPICAL, _SIGMA = 0.7, 3.5
 
 
 @dataclass(frozen=True)
@@ -87,18 +97,46 @@ class EncircledEnergy:
         return PchipInterpolator(y, x)(level)
 
 
-def read_psf(path: str | Path, *, extension: int | str = 0) -> EncircledEnergy:
+@dataclass(frozen=True)
+class Resampling:
     """
-    Read the growth curve of a model PSF, as pixels of the detector see it.
+    How a mosaic was drizzled.
+
+    Parameters
+    ----------
+    pixfrac : float
+        Side that pixels were shrunk to before they were dropped on the mosaic [native pixel].
+    pixel_scale_ratio : float
+        Side of the mosaic's pixels [native pixel].
+    """
+
+    pixfrac: float = 1.0
+    pixel_scale_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what drizzling cannot do."""
+        if not 0 < self.pixfrac <= 1:
+            raise ValueError(f"pixfrac must be above 0 and at most 1, got {self.pixfrac}")
+        if not 0 < self.pixel_scale_ratio < np.inf:
+            raise ValueError(f"pixel_scale_ratio must be above 0, got {self.pixel_scale_ratio}")
+
+
+def read_psf(
+    path: str | Path, *, extension: int | str = 0, resampling: Resampling | None = None
+) -> EncircledEnergy:
+    """
+    Read the growth curve of a model PSF, as pixels of exposures or of a mosaic see it.
 
     Parameters
     ----------
     path : str or Path
-        FITS image of stpsf (webbpsf) or of anything else that is centred, with PIXELSCL [arcsec per sample]
-        and, unless it is sampled as the detector, OVERSAMP (or DET_SAMP). The light of the whole PSF, out to
-        infinity, is 1: coronagraphs are normalised at the exit pupil.
+        FITS image of stpsf (webbpsf) or of anything else that is centred, with PIXELSCL [arcsec per sample].
+        The light of the whole PSF, out to infinity, is 1. NORMALIZ, if there, says how that was reached:
+        "first" or, as coronagraphs need it, whose stops lose light, "exit_pupil".
     extension : int or str, optional
         Where the image is.
+    resampling : Resampling, optional
+        Of the mosaics that the curve is for. Without it, it is for exposures.
 
     Returns
     -------
@@ -108,25 +146,61 @@ def read_psf(path: str | Path, *, extension: int | str = 0) -> EncircledEnergy:
     Raises
     ------
     ValueError
-        If a keyword or the image is missing, or the PSF is not normalised.
+        If the keyword or the image is missing, or the PSF is not normalised so.
+
+    Warns
+    -----
+    UserWarning
+        If all light is in the image: that outside was likely left out.
     """
     with fits.open(path) as hdus:
         header, image = hdus[extension].header, hdus[extension].data
     if image is None or "PIXELSCL" not in header:
         raise ValueError(f"{path} must hold an image with PIXELSCL in extension {extension}")
-    return psf_curve(np.asarray(image, float), header["PIXELSCL"])
+    _check_normalisation(path, header, float(image.sum()))
+    return psf_curve(np.asarray(image, float), header["PIXELSCL"], resampling)
 
 
-def psf_curve(image: np.ndarray, sampling: float) -> EncircledEnergy:
+def _check_normalisation(path, header, total):
+    """Refuse or doubt a PSF whose light outside the image was left out."""
+    how = str(header.get("NORMALIZ", "")).strip().lower()
+    if how == "last":
+        raise ValueError(
+            f"NORMALIZ of {path} must be 'first' or 'exit_pupil', got 'last': the light outside the image "
+            "was left out"
+        )
+    if how == "first" and "CORONMSK" in header:
+        raise ValueError(
+            f"NORMALIZ of {path} must be 'exit_pupil', as {header['CORONMSK']} is a coronagraph, got 'first'"
+        )
+    if abs(total - 1) < _ALL_LIGHT:
+        warnings.warn(
+            f"all light of the PSF in {path} is in its image (sum {total:.6f}): was that outside left out of "
+            "the normalisation?",
+            stacklevel=3,
+        )
+
+
+def psf_curve(image: np.ndarray, sampling: float, resampling: Resampling | None = None) -> EncircledEnergy:
     """
     Make the growth curve of a model PSF.
+
+    A pixel of the detector collects light over its area, and a sum over parts of pixels takes this for evenly
+    spread: on the average over all places on a pixel both blur alike, by the square of a pixel. In a mosaic
+    the pixel of the detector, shrunk by ``pixfrac``, is dropped on pixels of the mosaic, whose parts are
+    summed:
+
+        exposure:  PSF * box(1) * box(1)
+        mosaic:    PSF * box(1) * box(pixfrac) * box(ratio) * box(ratio)
 
     Parameters
     ----------
     image : ndarray
         PSF in its middle, shape (ny, nx); all its light, to infinity, is 1.
     sampling : float
-        Side of a sample [arcsec].
+        Side of a sample [arcsec], at most two thirds of a native pixel.
+    resampling : Resampling, optional
+        Of the mosaics that the curve is for. Without it, it is for exposures.
 
     Returns
     -------
@@ -136,7 +210,7 @@ def psf_curve(image: np.ndarray, sampling: float) -> EncircledEnergy:
     Raises
     ------
     ValueError
-        If the light in the image is not between 0.3 and 1.
+        If the light in the image is not between 0.3 and 1, or the samples are too coarse.
     """
     total = float(image.sum())
     if not 0.3 < total < 1.001:
@@ -144,29 +218,27 @@ def psf_curve(image: np.ndarray, sampling: float) -> EncircledEnergy:
             f"the light of a model PSF must be 1 out to infinity, but {total:.4g} is in the image"
         )
     samples = detector.PIXEL_SCALE / sampling
-    # A pixel of the detector collects light over its area, and a sum over parts of pixels takes this for
-    # evenly spread: on the average over all places on a pixel both blur alike.
-    seen = _boxcar(_boxcar(image, samples), samples)
+    if samples < _LEAST_SAMPLES:
+        raise ValueError(
+            f"a model PSF must have at least {_LEAST_SAMPLES} samples per native pixel, got {samples:.2f}"
+        )
+    boxes = [1.0, 1.0]
+    if resampling is not None:
+        boxes = [1.0, resampling.pixfrac, resampling.pixel_scale_ratio, resampling.pixel_scale_ratio]
+    seen = _blur(image, samples * np.array(boxes))
     ny, nx = image.shape
     radii = np.geomspace(_SMALLEST, (min(ny, nx) / 2 - 1) / samples, _NUMBER)
     return EncircledEnergy(radii, _growth(seen, ((nx - 1) / 2, (ny - 1) / 2), radii * samples))
 
 
-def _boxcar(image, samples):
-    """Average over the square of a pixel, whose side need not be a whole number of samples."""
-    low, part = int(samples), samples - int(samples)
-    if low < 1 or (low == 1 and part < 0.5):
-        return image
-    small, large = (uniform_filter(image, size, mode="constant") for size in _odd_sizes(samples))
-    first, second = _odd_sizes(samples)
-    # The variance of a box goes with its size squared: so does what the mixture blurs.
-    share = (samples**2 - first**2) / (second**2 - first**2)
-    return (1 - share) * small + share * large
-
-
-def _odd_sizes(samples):
-    first = max(1, 2 * int((samples - 1) // 2) + 1)
-    return first, first + 2
+def _blur(image, sides):
+    """Average over squares [sample], one after the other; in Fourier space any side is exact."""
+    # The sums over parts of samples that follow blur by one more sample: so much less is left to do.
+    *others, last = sides
+    waves = fft.rfft2(image)
+    for side in (*others, np.sqrt(max(last**2 - 1, 1e-4))):
+        waves = ndimage.fourier_uniform(waves, side, n=image.shape[1])
+    return fft.irfft2(waves, image.shape)
 
 
 def _growth(image, center, radii, mask=None):
@@ -180,7 +252,7 @@ def join(
     radius: float,
     *,
     mask: np.ndarray | None = None,
-    pixel_scale: float = detector.PIXEL_SCALE,
+    pixel: float = 1.0,
 ) -> EncircledEnergy:
     """
     Measure the growth curve of a star, and go on with that of a model.
@@ -191,7 +263,8 @@ def join(
 
         F = N E(radius) + b A,    F_ring = N [E(r2) - E(r1)] + b A_ring
 
-    so that the wings in the ring are not taken for background.
+    so that the wings in the ring are not taken for background. Neighbours of the star are taken out first by
+    `neighbours.remove`.
 
     Parameters
     ----------
@@ -205,9 +278,9 @@ def join(
         Where they are joined [native pixel].
     mask : ndarray, optional
         True where pixels must not be used. They are taken from across the centre: without aberrations a PSF
-        is symmetric about it.
-    pixel_scale : float, optional
-        Side of a pixel of the image [arcsec].
+        is symmetric about it. Far from it, where that is masked too, those beside them tell.
+    pixel : float, optional
+        Side of a pixel of the image [native pixel].
 
     Returns
     -------
@@ -217,16 +290,16 @@ def join(
     Raises
     ------
     ValueError
-        If the image does not hold the ring around the star, too much of it is masked, or the model does not
-        reach so far.
+        If the image does not hold the ring around the star, too much of it is masked, neighbours are too
+        bright or too many, or the model does not reach so far.
     """
-    native = detector.PIXEL_SCALE / pixel_scale
+    native = 1 / pixel
     ring = np.array(_ANNULUS) * radius
     _check_reach(image.shape, center, ring[1] * native, model.radius[-1] - ring[1])
     radii = np.geomspace(_SMALLEST, radius, _NUMBER)
     edges = np.concatenate([radii, [ring[1]]])
-    whole = _mirror(np.asarray(image, float), mask, center, ring[1] * native)
-    sums = _growth(whole, center, edges * native)
+    scaled = EncircledEnergy(model.radius * native, model.energy)
+    sums = _growth(*_clean(image, mask, center, scaled, ring[1] * native), edges * native)
     area = np.pi * (edges * native) ** 2
     inside, outside = float(model.within(radius)), float(model.within(ring[1]) - model.within(radius))
     terms = np.array([[inside, area[-2]], [outside, area[-1] - area[-2]]])
@@ -238,17 +311,43 @@ def join(
     )
 
 
-def _mirror(image, mask, center, reach):
-    """Fill masked pixels from across the centre."""
-    bad = ~np.isfinite(image) if mask is None else mask | ~np.isfinite(image)
-    filled, holes, lost = symmetry.fill(image, bad, center, reach)
-    if holes > _MOST_MASKED * np.pi * reach**2 or lost:
+def _clean(image, mask, center, model, reach):
+    """Cut a star out, without its neighbours and with masked pixels filled; the image, and its new centre."""
+    box, center = _box(image.shape, center, reach + float(model.radius_of(LEVELS[-1])))
+    image = np.asarray(image[box], float)
+    bad = ~np.isfinite(image) if mask is None else mask[box] | ~np.isfinite(image)
+    y, x = np.indices(image.shape)
+    distance = np.hypot(x - center[0], y - center[1])
+    _check_masked(bad[distance <= reach], reach, "masked")
+    image, wings, spoilt = neighbours.remove(image, bad, center, model, reach)
+    unusable = bad | spoilt
+    lost = unusable & ~(symmetry.across(unusable, center, order=0) == 0)
+    _check_masked(lost[distance <= reach], reach, "masked or beside a neighbour on both sides of it")
+    core = float(model.radius_of(LEVELS[-1]))
+    if lost[distance <= core].any():
         raise ValueError(
-            f"around the star at most {100 * _MOST_MASKED:.0f} % of the pixels may be masked, and none "
-            f"across from another, but {holes} are, {lost} of them so"
+            f"within {core:.1f} pixels of the star none may be masked on both sides of its centre, but "
+            f"{np.count_nonzero(lost[distance <= core])} are"
         )
-    # Beyond the ring nothing is summed.
-    return np.where(np.isfinite(filled), filled, 0.0)
+    # Where both sides are spoilt the one is better that a neighbour is farther from.
+    taken = unusable & (~lost | (symmetry.across(wings, center, order=0) < wings))
+    return np.where(taken, symmetry.across(image, center), image), center
+
+
+def _box(shape, center, size):
+    """Cut what is within a distance of a place; the slices, and where it is in them."""
+    low = np.maximum(np.floor(np.array(center) - size), 0).astype(int)
+    high = np.ceil(np.array(center) + size).astype(int) + 1
+    box = np.s_[low[1] : min(high[1], shape[0]), low[0] : min(high[0], shape[1])]
+    return box, (center[0] - low[0], center[1] - low[1])
+
+
+def _check_masked(bad, reach, how):
+    if np.count_nonzero(bad) > _MOST_MASKED * np.pi * reach**2:
+        raise ValueError(
+            f"at most {100 * _MOST_MASKED:.0f} % of the pixels around the star may be {how}, but "
+            f"{np.count_nonzero(bad)} of {np.pi * reach**2:.0f} are"
+        )
 
 
 def _check_reach(shape, center, reach, left):
@@ -281,7 +380,7 @@ class Corrections:
     sky_scatter : tuple of float
         Those of the ring's radii.
     number : int
-        Number of data sets.
+        Number of data sets that were averaged.
     """
 
     level: np.ndarray
@@ -337,6 +436,9 @@ def average(several: Sequence[Corrections]) -> Corrections:
     """
     Average the corrections of several data sets of a filter.
 
+    A data set is left out if its radius of 70 % is farther from the mean than 3.5 standard deviations, as
+    `factors.average` clips: of three, one that is wrong cannot be told.
+
     Parameters
     ----------
     several : sequence of Corrections
@@ -345,7 +447,7 @@ def average(several: Sequence[Corrections]) -> Corrections:
     Returns
     -------
     Corrections
-        Means, and standard deviations of single data sets about them.
+        Means, and standard deviations of single data sets about them; ``number`` counts those that were kept.
 
     Raises
     ------
@@ -354,6 +456,9 @@ def average(several: Sequence[Corrections]) -> Corrections:
     """
     if not several:
         raise ValueError("there must be at least one data set to average, got none")
+    usual = [one.radius[LEVELS.index(_TYPICAL)] for one in several]
+    kept = factors.average(usual, range(len(several)), sigma=_SIGMA).kept
+    several = [one for one, keep in zip(several, kept, strict=True) if keep]
     radius, apcorr, sky = (
         np.array([getattr(one, name) for one in several]) for name in ("radius", "apcorr", "sky")
     )

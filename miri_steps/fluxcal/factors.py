@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.stats import sigma_clip
 from scipy import stats
 
-__all__ = ["Average", "average", "average_by_type", "factor"]
+__all__ = ["Average", "average", "average_by_type", "average_published", "factor"]
 
-# Rounds of clipping: it has long ended by then.
-_ROUNDS = 20
+# Rounds of clipping: it has long ended by then; and those of the published procedure.
+_ROUNDS, _PUBLISHED_ROUNDS = 20, 5
 # Factors are the same where they differ by less than this part.
 _ROUNDING = 1e-6
 # Standard deviation of normal values in units of their median absolute deviation.
@@ -91,11 +92,15 @@ def average(factors: np.ndarray, star: Sequence[str], *, sigma: float = 3.5) -> 
 
         scatter^2 = sum w (C - mean)^2 / (S - 1),   error = scatter / sqrt(S):
 
-    what makes stars differ is mostly their models, so that more observations of a star are no more stars. Of
-    few stars the scatter is not well known: the limit is the quantile of Student's t, of S - 1 degrees of
-    freedom, that is as rare as ``sigma`` (3.5 is 4.3 for 19 stars and 8 for 6).
+    what makes stars differ is mostly their models, so that more observations of a star are no more stars.
 
-    It fails where stars are few: of three, one that is wrong cannot be told.
+    The limit that is applied is wider than ``sigma``: 4.3 for 19 stars and 8 for 6, where ``sigma`` is 3.5.
+    The scatter of few stars is not well known, so that stars as good as the others lie beyond 3.5 estimated
+    standard deviations much more often than beyond 3.5 true ones; leaving them out makes the stated error too
+    small. The limit is the quantile of Student's t, of S - 1 degrees of freedom, that is as rare as ``sigma``
+    is in a normal distribution. `average_published` clips at ``sigma`` itself.
+
+    It fails where stars are few: of three, it cannot be known which one is wrong.
 
     Parameters
     ----------
@@ -124,12 +129,63 @@ def average(factors: np.ndarray, star: Sequence[str], *, sigma: float = 3.5) -> 
     _check(factors, star)
     kept = _clip(factors, star, sigma)
     weight = _weights(star, kept)
-    value, scatter, stars = _describe(factors, star, weight)
+    value, scatter, stars = _statistics(factors, star, weight)
     return Average(value, scatter, scatter / np.sqrt(stars), stars, kept, weight)
 
 
+def average_published(factors: np.ndarray, star: Sequence[str], *, sigma: float = 3.5) -> Average:
+    """
+    Average calibration factors as the published procedure does; for comparison only.
+
+    Observations farther from the median than ``sigma`` standard deviations are left out, in five rounds; all
+    observations count alike in both. The weight of an observation in the mean is then one over the number of
+    observations of its star, those that were left out included, and with the sum W of these weights
+
+        scatter^2 = sum w (C - mean)^2 / (W - 1),   error = scatter / sqrt(W).
+
+    Stars that were left out by name in the publication are not left out here.
+
+    Parameters
+    ----------
+    factors, star
+        As in `average`.
+    sigma : float, optional
+        Clipping limit [standard deviations].
+
+    Returns
+    -------
+    Average
+        The mean, its error and scatter, NaN where the weights do not exceed 1.
+
+    Raises
+    ------
+    ValueError
+        As in `average`.
+
+    References
+    ----------
+    Gordon et al. 2025, AJ 169, 6 (doi:10.3847/1538-3881/ad8cd4).
+    """
+    factors, star = np.asarray(factors, float), np.asarray(star)
+    _check(factors, star)
+    kept = ~sigma_clip(factors, sigma=sigma, maxiters=_PUBLISHED_ROUNDS).mask
+    weight = kept * _weights(star, np.ones(len(factors), bool))
+    total = weight.sum()
+    value = float((weight * factors).sum() / total)
+    scatter = float("nan")
+    if total > 1 + _ROUNDING:
+        scatter = float(np.sqrt((weight * (factors - value) ** 2).sum() / (total - 1)))
+    stars = len(np.unique(star[kept]))
+    return Average(value, scatter, scatter / float(np.sqrt(total)), stars, kept, weight)
+
+
 def average_by_type(
-    factors: np.ndarray, star: Sequence[str], kind: Sequence[str], *, sigma: float = 3.5
+    factors: np.ndarray,
+    star: Sequence[str],
+    kind: Sequence[str],
+    *,
+    sigma: float = 3.5,
+    average: Callable[..., Average] = average,
 ) -> dict[str, Average]:
     """
     Average the factors of each type of star by itself.
@@ -140,11 +196,18 @@ def average_by_type(
         As in `average`.
     kind : sequence of str
         Type of the star of each observation.
+    average : callable, optional
+        `average` or `average_published`.
 
     Returns
     -------
     dict
         The average of each type, by its name.
+
+    Raises
+    ------
+    ValueError
+        As in `average`.
     """
     factors, star, kind = np.asarray(factors, float), np.asarray(star), np.asarray(kind)
     return {
@@ -171,7 +234,7 @@ def _clip(factors, star, sigma):
     stars = len(np.unique(star))
     kept = np.abs(factors - middle) <= max(_limit(sigma, stars) * deviation, _ROUNDING * middle)
     for _ in range(_ROUNDS):
-        value, scatter, stars = _describe(factors, star, _weights(star, kept))
+        value, scatter, stars = _statistics(factors, star, _weights(star, kept))
         # All are looked at each time: the mean may have moved towards one that was left out.
         again = ~(np.abs(factors - value) > max(_limit(sigma, stars) * scatter, _ROUNDING * value))
         if not again.any() or np.array_equal(again, kept):
@@ -197,7 +260,7 @@ def _weights(star, kept):
     return kept / np.maximum(count, 1)[number]
 
 
-def _describe(factors, star, weight):
+def _statistics(factors, star, weight):
     """Weighted mean, scatter of a star, and number of stars."""
     stars = len(np.unique(star[weight > 0]))
     value = float((weight * factors).sum() / weight.sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.stats import SigmaClip, sigma_clipped_stats
@@ -19,6 +19,10 @@ _SIGMA_TO_FWHM = 2.3548
 _DETECTED = 7.0
 # It is compared with an average over so many times its width.
 _WIDER = 3.0
+# What is looked at reaches so far beyond the circle searched [FWHM]: the wider average needs 5.1.
+_SURROUNDINGS = 10.0
+# From anywhere on a pixel its middle is no farther than this [pixel].
+_HALF_DIAGONAL = 0.7072
 # Standard deviation of normal values in units of their median absolute deviation.
 _NORMAL = 1.4826
 # A centroid is that of a square of this side about it [FWHM], at least so many pixels.
@@ -30,6 +34,8 @@ _BETWEEN, _ROUNDS = 0.6, 50
 _MOST_MASKED, _CORE = 0.05, 1.0
 # So much of the ring must be seen.
 _LEAST_RING = 0.5
+# Around a star so much is looked at [outer radius of the ring], and what its centroid may travel.
+_REACH = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ def find(
     Find the brightest star about an expected position.
 
     The image is smoothed to the width of a star, less what is smooth on three times that width, so that
-    neither a hot pixel nor noise nor emission is taken for one.
+    neither a hot pixel nor noise nor emission is taken for one. The noise is that of a square about it, which
+    reaches 10 ``fwhm`` beyond the circle: the rest of a mosaic is not looked at.
 
     Parameters
     ----------
@@ -121,7 +128,7 @@ def find(
     fwhm : float
         Width of a star at half maximum [pixel].
     within : float
-        How far from there it may be [pixel].
+        How far from there it may be [pixel]; that pixel itself is always looked at.
     mask : ndarray, optional
         True where pixels must not be used.
 
@@ -135,24 +142,26 @@ def find(
     ValueError
         If that circle lies outside the image, or nothing stands out.
     """
-    bad = _bad(image, mask)
-    y, x = np.indices(image.shape)
-    near = np.hypot(x - expected[0], y - expected[1]) <= within
+    box = _square(image.shape, expected, within + _SURROUNDINGS * fwhm)
+    here, bad = _cut_out(image, mask, box)
+    y, x = np.ogrid[box]
+    distance = np.hypot(x - expected[0], y - expected[1])
+    usable = (distance <= max(within, _HALF_DIAGONAL)) & ~bad
     where = f"within {within:.1f} pixels of ({expected[0]:.1f}, {expected[1]:.1f})"
-    if not (near & ~bad).any():
+    if not usable.any():
         raise ValueError(
             f"there is no usable pixel {where}; the image has {image.shape[1]} x {image.shape[0]}"
         )
     # What a star has more than its surroundings: emission is smooth on this scale.
-    excess = _smooth(image, bad, fwhm / _SIGMA_TO_FWHM) - _smooth(image, bad, _WIDER * fwhm / _SIGMA_TO_FWHM)
-    brightest = np.unravel_index(np.argmax(np.where(near & ~bad, excess, -np.inf)), image.shape)
+    excess = _smooth(here, bad, fwhm / _SIGMA_TO_FWHM) - _smooth(here, bad, _WIDER * fwhm / _SIGMA_TO_FWHM)
+    row, column = np.unravel_index(np.argmax(np.where(usable, excess, -np.inf)), here.shape)
     noise = _NORMAL * float(np.median(np.abs(excess[~bad])))
-    if not excess[brightest] > _DETECTED * noise:
+    if not excess[row, column] > _DETECTED * noise:
         raise ValueError(
-            f"there is no star {where}: the brightest spot is {excess[brightest] / noise:.1f} sigma above "
-            "the background"
+            f"there is no star {where}: the brightest spot must be more than {_DETECTED:.0f} sigma above its "
+            f"surroundings, with sigma {noise:.3g}, got {excess[row, column]:.3g}"
         )
-    return float(brightest[1]), float(brightest[0])
+    return float(column + box[1].start), float(row + box[0].start)
 
 
 def measure(
@@ -175,7 +184,8 @@ def measure(
         error^2 = sum err^2 + (area sigma_ring)^2 / n_ring
 
     Masked pixels in the aperture, few of them and none near the middle, are taken from across the centre. In
-    a drizzled image neighbours share their noise, and errors of sums are larger than these.
+    a drizzled image neighbours share their noise, and errors of sums are larger than these. Of a large image
+    only a square about the star is looked at.
 
     Parameters
     ----------
@@ -201,16 +211,50 @@ def measure(
         If the aperture leaves the image, the core is masked (as saturated stars are), too much of the
         aperture or the ring is, or the centroid is lost.
     """
-    bad = _bad(image, mask)
-    center = start
-    if not forced:
-        _, middle, _ = sigma_clipped_stats(image, mask=bad, sigma=3.0, maxiters=10)
-        center = _centroid(image - middle, bad, start, aperture.fwhm)
+    reach = _REACH * aperture.sky[1] + 3 * _half_box(aperture.fwhm)
+    box = _square(image.shape, start, reach)
+    here, bad = _cut_out(image, mask, box)
+    left, low = box[1].start, box[0].start
+    try:
+        center = start[0] - left, start[1] - low
+        if bad.all():
+            raise ValueError("no pixel about it can be used")
+        if not forced:
+            _, middle, _ = sigma_clipped_stats(here, mask=bad, sigma=3.0, maxiters=10)
+            center = _centroid(here - middle, bad, center, aperture.fwhm)
+        found = _measure(here, err[box].astype(float), bad, center, aperture)
+    except ValueError as error:
+        raise ValueError(
+            f"the star at ({start[0]:.1f}, {start[1]:.1f}) cannot be measured: {error}"
+        ) from error
+    return replace(found, x=found.x + left, y=found.y + low)
+
+
+def _square(shape, center, half):
+    """Name rows and columns of a square, as far as the image goes."""
+    if not np.isfinite(center).all():
+        raise ValueError(f"the position of a star must be finite, got {center[0]}, {center[1]}")
+    ranges = (
+        np.clip([np.floor(c - half), np.ceil(c + half) + 1], 0, n)
+        for c, n in zip(center[::-1], shape, strict=True)
+    )
+    return tuple(slice(int(first), int(end)) for first, end in ranges)
+
+
+def _cut_out(image, mask, box):
+    """Copy a part of an image, and say what must not be used of it."""
+    here = image[box].astype(float)
+    bad = ~np.isfinite(here)
+    return here, bad if mask is None else bad | mask[box]
+
+
+def _measure(image, err, bad, center, aperture):
+    """Measure about a centre."""
     filled, filled_err, number = _fill(image, err, bad, center, aperture)
     inside = CircularAperture(center, aperture.radius)
     stats = ApertureStats(filled, inside, error=filled_err)
     background, scatter, pixels = _background(image, bad, center, aperture)
-    error = scatter / np.sqrt(pixels)
+    error = scatter / pixels**0.5
     area = float(inside.area)
     return Measurement(
         x=center[0],
@@ -233,20 +277,19 @@ def _smooth(image, bad, width):
     return np.divide(light, seen, out=np.zeros(image.shape), where=seen > 0)
 
 
-def _bad(image, mask):
-    bad = ~np.isfinite(image)
-    return bad if mask is None else bad | mask
+def _half_box(fwhm):
+    return max(_LEAST_BOX, 2 * int(_BOX * fwhm / 2) + 1) // 2
 
 
 def _centroid(image, bad, start, fwhm):
     """Fit a Gaussian in a square that follows it, until it stays."""
-    half = max(_LEAST_BOX, 2 * int(_BOX * fwhm / 2) + 1) // 2
+    half = _half_box(fwhm)
     middle = np.rint(start).astype(int)
     for _ in range(_ROUNDS):
         left, low = middle - half
         box = slice(low, low + 2 * half + 1), slice(left, left + 2 * half + 1)
         if min(left, low) < 0 or box[0].stop > image.shape[0] or box[1].stop > image.shape[1]:
-            raise ValueError(f"the star at ({middle[0]}, {middle[1]}) is at the edge of the image")
+            raise ValueError("it is at the edge of the image")
         _check_core(bad, *middle, fwhm)
         found = centroid_2dg(np.where(bad[box], 0.0, image[box]), mask=bad[box]) + [left, low]
         if not np.isfinite(found).all() or np.hypot(*(found - start)) > 2 * half:
@@ -256,19 +299,14 @@ def _centroid(image, bad, start, fwhm):
         if not far.any():
             return float(found[0]), float(found[1])
         middle = np.where(far, np.rint(found), middle).astype(int)
-    raise ValueError(
-        f"the centroid of the star at ({start[0]:.1f}, {start[1]:.1f}) does not stay in one place"
-    )
+    raise ValueError("its centroid does not stay in one place")
 
 
 def _check_core(bad, x, y, fwhm):
     rows, columns = np.indices(bad.shape)
     core = bad & (np.hypot(columns - x, rows - y) <= _CORE * fwhm)
     if core.any():
-        raise ValueError(
-            f"{int(core.sum())} pixels in the core of the star at ({x:.1f}, {y:.1f}) are masked: "
-            "is it saturated?"
-        )
+        raise ValueError(f"{int(core.sum())} pixels in its core are masked: is it saturated?")
 
 
 def _fill(image, err, bad, center, aperture):
@@ -276,17 +314,15 @@ def _fill(image, err, bad, center, aperture):
     x, y = center
     ny, nx = image.shape
     if min(x, y, nx - 1 - x, ny - 1 - y) < aperture.radius:
-        raise ValueError(
-            f"the aperture of {aperture.radius:.1f} pixels around ({x:.1f}, {y:.1f}) leaves the image"
-        )
+        raise ValueError(f"its aperture of {aperture.radius:.1f} pixels leaves the image")
     whole, number, lost = symmetry.fill(image, bad, center, aperture.radius)
     if not number:
         return image, err, 0
     _check_core(bad, x, y, aperture.fwhm)
     if lost or number > max(1.0, _MOST_MASKED * np.pi * aperture.radius**2):
         raise ValueError(
-            f"at most {100 * _MOST_MASKED:.0f} % of an aperture may be masked, and none across from another, "
-            f"but {number} of its pixels are, around ({x:.1f}, {y:.1f})"
+            f"at most {100 * _MOST_MASKED:.0f} % of its aperture may be masked, and none across from "
+            f"another, but {number} of its pixels are"
         )
     return whole, symmetry.fill(err, bad, center, aperture.radius)[0], number
 
@@ -294,11 +330,17 @@ def _fill(image, err, bad, center, aperture):
 def _background(image, bad, center, aperture):
     """Mean of the ring, standard deviation of a pixel there, and number of pixels."""
     ring = CircularAnnulus(center, *aperture.sky)
-    stats = ApertureStats(image, ring, mask=bad, sigma_clip=SigmaClip(sigma=3.0, maxiters=10))
-    seen = float(stats.sum_aper_area.value) if np.isfinite(stats.sum_aper_area.value) else 0.0
-    if seen < _LEAST_RING * ring.area:
+    # Each pixel counts by what the ring has of it: near a star whole pixels more or less make a difference.
+    weight = ring.to_mask(method="exact").to_image(image.shape)
+    weight = np.zeros(image.shape) if weight is None else np.where(bad, 0.0, weight)
+    if weight.sum() < _LEAST_RING * ring.area:
         raise ValueError(
             f"at least {100 * _LEAST_RING:.0f} % of the ring of {aperture.sky[0]:.1f} to "
-            f"{aperture.sky[1]:.1f} pixels must be seen, but {100 * seen / ring.area:.0f} % is"
+            f"{aperture.sky[1]:.1f} pixels must be seen, but {100 * weight.sum() / ring.area:.0f} % is"
         )
-    return float(stats.mean), float(stats.std), seen
+    values, weight = image[weight > 0], weight[weight > 0]
+    kept = ~np.ma.getmaskarray(SigmaClip(sigma=3.0, maxiters=10)(values))
+    values, weight = values[kept], weight[kept]
+    mean = np.average(values, weights=weight)
+    scatter = np.sqrt(np.average((values - mean) ** 2, weights=weight))
+    return float(mean), float(scatter), float(weight.sum() ** 2 / (weight**2).sum())

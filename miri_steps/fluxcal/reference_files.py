@@ -12,43 +12,30 @@ from astropy.table import QTable
 from astropy.time import Time
 from stdatamodels.jwst.datamodels import JwstDataModel, MirImgApcorrModel, MirImgPhotomModel
 
+from miri_steps import __version__
 from miri_steps.fluxcal import config
+from miri_steps.fluxcal.calibration import FilterCalibration
 from miri_steps.fluxcal.encircled import Corrections
-from miri_steps.fluxcal.time_loss import T0, TimeLoss
+from miri_steps.fluxcal.time_loss import T0
 
-__all__ = ["Calibration", "About", "apcorr", "apcorr_errors", "photom", "save"]
+__all__ = ["About", "apcorr", "apcorr_errors", "photom", "save"]
 
 _ARCSEC2_PER_SR = (np.degrees(1) * 3600) ** 2
 # Of the imager and its coronagraphs, and the forms of target acquisition.
 _EXPOSURES = "MIR_IMAGE|MIR_4QPM|MIR_LYOT|MIR_TACQ|MIR_TACONFIRM|"
 # Subarrays that are read out like others, in in-pixel mode.
 _COPIES = {"SUB128": ("SUB128_IP",), "SUB64": ("SUB64_IP",)}
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """
-    The calibration of a filter.
-
-    Parameters
-    ----------
-    factor : float
-        At `T0` in the reference subarray [(MJy/sr) / (DN/s)].
-    error : float
-        Its standard deviation [(MJy/sr) / (DN/s)].
-    loss : TimeLoss
-        Of its sensitivity.
-    """
-
-    factor: float
-    error: float
-    loss: TimeLoss
+# The tables of the format have no columns for these.
+_ERRORS = (
+    "Standard deviations of radii and corrections over data sets are in the table of the same name with "
+    "_errors.ecsv, a row for each filter and eefraction."
+)
 
 
 @dataclass(frozen=True)
 class About:
     """
-    What reference files say of themselves.
+    The provenance of reference files.
 
     Parameters
     ----------
@@ -61,7 +48,7 @@ class About:
     description : str
         One line.
     history : tuple of str
-        How they were made.
+        How they were made, line by line; the version of miri_steps is added.
     """
 
     author: str
@@ -73,7 +60,7 @@ class About:
 
 
 def photom(
-    calibrations: Mapping[str, Calibration],
+    calibrations: Mapping[str, FilterCalibration],
     pixel_area: float,
     about: About,
     *,
@@ -88,11 +75,12 @@ def photom(
     Parameters
     ----------
     calibrations : mapping
-        `Calibration` by the name of the filter.
+        `FilterCalibration` by the name of the filter, or anything else with ``factor``, ``error`` and
+        ``loss``.
     pixel_area : float
         Nominal solid angle of a pixel [sr].
     about : About
-        What the file says of itself.
+        Its provenance.
     transmissions : mapping, optional
         Rates in subarrays in units of that in the reference; `config.transmissions` if not given. Subarrays
         that are not listed, as those of coronagraphs, have 1.
@@ -108,9 +96,9 @@ def photom(
         If a filter is not known, a number is not finite and positive, or there is none.
     """
     given = config.transmissions() if transmissions is None else transmissions
-    _check(calibrations, pixel_area)
+    _check_calibrations(calibrations, pixel_area)
     rows = [
-        (band, subarray, calibration, given.get(_original(subarray), 1.0))
+        (band, subarray, calibration, given.get(config.subarray(subarray), 1.0))
         for band, calibration in calibrations.items()
         for subarray in _subarrays(config.band(band))
     ]
@@ -129,7 +117,7 @@ def photom(
     )
     model.meta.photometry.pixelarea_steradians = float(pixel_area)
     model.meta.photometry.pixelarea_arcsecsq = float(pixel_area * _ARCSEC2_PER_SR)
-    return _describe(model, "PHOTOM", about)
+    return _with_provenance(model, "PHOTOM", about)
 
 
 def apcorr(corrections: Mapping[str, Corrections], about: About) -> MirImgApcorrModel:
@@ -141,7 +129,7 @@ def apcorr(corrections: Mapping[str, Corrections], about: About) -> MirImgApcorr
     corrections : mapping
         `Corrections` by the name of the filter.
     about : About
-        What the file says of itself.
+        Its provenance.
 
     Returns
     -------
@@ -162,7 +150,8 @@ def apcorr(corrections: Mapping[str, Corrections], about: About) -> MirImgApcorr
     ]
     model = MirImgApcorrModel(apcorr_table=_table(MirImgApcorrModel, "apcorr_table", rows))
     model.meta.instrument.channel = "N/A"
-    return _describe(model, "APCORR", about)
+    model.add_history_entry(_ERRORS)
+    return _with_provenance(model, "APCORR", about)
 
 
 def apcorr_errors(corrections: Mapping[str, Corrections]) -> QTable:
@@ -177,9 +166,16 @@ def apcorr_errors(corrections: Mapping[str, Corrections]) -> QTable:
     Returns
     -------
     QTable
-        Radii, corrections, their standard deviations over data sets, and the number of these, a row for each
-        filter and level.
+        Row by filter and level: ``filter``, ``eefraction``, ``radius``, ``apcorr``, ``skyin`` and ``skyout``
+        with their standard deviations over data sets (``radius_scatter``, ...), and the number of these,
+        ``data_sets``; radii in native pixels.
+
+    Raises
+    ------
+    ValueError
+        If a filter is not known, or there is none.
     """
+    _check_filters(corrections)
     rows = [
         (band, level, *values, *found.sky, *found.sky_scatter, found.number)
         for band, found in corrections.items()
@@ -226,11 +222,6 @@ def save(model: JwstDataModel, path: str | Path, *, overwrite: bool = False) -> 
     return path
 
 
-def _original(subarray):
-    """Name the subarray that one in in-pixel mode is a copy of."""
-    return subarray.removesuffix("_IP")
-
-
 def _subarrays(band):
     return [name for subarray in band.subarrays for name in (subarray, *_COPIES.get(subarray, ()))]
 
@@ -246,7 +237,7 @@ def _check_filters(given):
         config.band(name)
 
 
-def _check(calibrations, pixel_area):
+def _check_calibrations(calibrations, pixel_area):
     _check_filters(calibrations)
     if not (np.isfinite(pixel_area) and pixel_area > 0):
         raise ValueError(f"pixel_area must be finite and above 0, got {pixel_area}")
@@ -259,8 +250,8 @@ def _check(calibrations, pixel_area):
             raise ValueError(f"loss and amplitude of {band} must be finite")
 
 
-def _describe(model, kind, about):
-    """Say what reference files have to say of themselves."""
+def _with_provenance(model, kind, about):
+    """Fill in what every reference file must have."""
     first, last = (date.fromisoformat(day).isoformat() for day in (about.first, about.last))
     model.meta.date = Time.now().isot
     model.meta.telescope = "JWST"
@@ -273,6 +264,6 @@ def _describe(model, kind, about):
     model.meta.pedigree = f"INFLIGHT {first} {last}"
     model.meta.useafter = about.useafter
     model.meta.description = about.description
-    for entry in about.history:
+    for entry in (*about.history, f"Made by miri_steps {__version__}."):
         model.add_history_entry(entry)
     return model

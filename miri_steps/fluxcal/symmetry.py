@@ -1,8 +1,33 @@
 """The image of a star without aberrations is symmetric about its centre."""
 
 import numpy as np
+from scipy import ndimage
 
-__all__ = ["fill"]
+__all__ = ["across", "fill"]
+
+
+def across(image: np.ndarray, center: tuple[float, float], *, order: int = 3) -> np.ndarray:
+    """
+    Show at each pixel what is across the centre.
+
+    Parameters
+    ----------
+    image : ndarray
+        Shape (ny, nx), all finite.
+    center : tuple of float
+        Centre of the star (x, y) [pixel].
+    order : int, optional
+        Of the spline that goes between pixels; 0 takes the nearest.
+
+    Returns
+    -------
+    ndarray
+        Shape (ny, nx), NaN where that is outside the image.
+    """
+    twice = 2 * np.array(center[::-1], float)
+    return ndimage.affine_transform(
+        np.asarray(image, float), [-1.0, -1.0], offset=twice, order=order, cval=np.nan
+    )
 
 
 def fill(

@@ -24,8 +24,8 @@ _FORMATS = {
     **dict.fromkeys(("ra", "dec"), ".6f"),
 }
 _FORMAT = ".4g"
-# Digits of an error that tell something.
-_TOLD = 2
+# Digits of an error that are significant.
+_SIGNIFICANT = 2
 _ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -85,8 +85,9 @@ def losses(calibrations: Mapping[str, FilterCalibration]) -> QTable:
     -------
     QTable
         Row by filter: ``filter``, ``pivot`` [micron], ``loss`` [percent per 365 days], ``amplitude``, ``tau``
-        [d], each followed by its error, 0 where it was given; ``fitted``, False where all of them are
-        from elsewhere or from other filters.
+        [d], each followed by its error, 0 where it was given and NaN where it is not known (as in the
+        published procedure); ``fitted``, False where they were given or interpolated. In the metadata
+        ``covariance`` of loss [1/yr], amplitude and tau [d], by filter.
 
     Raises
     ------
@@ -110,8 +111,9 @@ def losses(calibrations: Mapping[str, FilterCalibration]) -> QTable:
                 "fitted": one.fit is not None,
             }
         )
+    covariance = {band: one.loss.covariance.tolist() for band, one in calibrations.items()}
     return _describe(
-        QTable(rows),
+        QTable(rows, meta={"covariance": covariance}),
         pivot="pivot wavelength",
         loss="linear loss of sensitivity, in a year of 365 days",
         amplitude="part of the sensitivity at MJD 59720 that is lost exponentially",
@@ -278,7 +280,7 @@ def _plain(column):
 def _digits(error):
     if not (np.isfinite(error) and error > 0):
         return _FORMAT
-    return f".{max(0, _TOLD - 1 - int(np.floor(np.log10(error))))}f"
+    return f".{max(0, _SIGNIFICANT - 1 - int(np.floor(np.log10(error))))}f"
 
 
 def _number(value, form):

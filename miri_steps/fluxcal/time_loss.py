@@ -5,7 +5,7 @@ The sensitivity is a product, as the photom reference file and the pipeline have
     S(t) = [1 - loss (t - T0) / 365] [amplitude exp(-(t - T0) / tau) + 1 - amplitude]
 
 with S = 1 at `T0`. It is fitted in this form. A sum of the same terms, fitted and then applied as a product,
-tells too small a loss: beyond the exponential part the product falls with loss times (1 - amplitude).
+gives too small a loss: beyond the exponential part the product falls with loss times (1 - amplitude).
 """
 
 from __future__ import annotations
@@ -16,22 +16,43 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-__all__ = ["T0", "YEAR", "Fit", "TimeLoss", "fit", "fit_sum", "interpolate", "sensitivity"]
+__all__ = [
+    "T0",
+    "TAU",
+    "YEAR",
+    "Fit",
+    "TimeLoss",
+    "fit",
+    "fit_sum",
+    "inflation",
+    "interpolate",
+    "sensitivity",
+]
 
 #: Day at which the sensitivity is 1 [MJD]; Gordon et al. 2025, AJ 169, 6.
 T0 = 59720.0
 #: Days of a year in the linear term, as the pipeline counts them.
 YEAR = 365.0
+#: What is known of tau beforehand [d], and the standard deviation of its natural logarithm; for filters in
+#: which little is lost exponentially, where it is not identifiable. Gordon et al. 2025.
+TAU = 200.0, 0.5
 
-# Where a fit of tau begins [d]: its chi square may have several minima.
+# Where a fit of tau begins, unless something is known of it [d]: its chi square may have several minima.
 _FIRST_TAUS = (100.0, 500.0)
-# Beyond these it cannot be told from a constant or a straight line [d].
+# Beyond these the exponential is the same as a constant or a straight line [d].
 _LEAST_TAU, _LARGEST_TAU = 5.0, 5000.0
+# Of a fit, which takes 10 to 30 where the parameters are identifiable.
+_MOST_STEPS = 200
+# A sum that loses less exponentially has no tau.
+_LEAST_AMPLITUDE = 1e-4
 # Errors are scaled by the scatter where chi square would by chance be larger in fewer cases than this.
 _CHANCE = 0.01
-_NOT_TOLD = (
-    "the observations do not tell loss, amplitude and tau apart: more of them, or earlier ones, are needed; "
-    "or give tau"
+# Of singular values, the parameters in units of what each alone would change. It is 0.01 and more where stars
+# were seen again over years, 1e-5 where all was within minutes.
+_LEAST_RATIO = 1e-4
+_NOT_IDENTIFIABLE = (
+    "loss, amplitude and tau are not identifiable from these dates: more observations, or earlier ones, are "
+    "needed; or give tau"
 )
 
 
@@ -63,18 +84,18 @@ class TimeLoss:
         return np.sqrt(np.diag(self.covariance))
 
     def sensitivity(self, mjd: np.ndarray | float) -> np.ndarray:
-        """Tell the sensitivity at a date [MJD] in units of that at `T0`."""
+        """Compute the sensitivity at a date [MJD] in units of that at `T0`."""
         return sensitivity(mjd, self.loss, self.amplitude, self.tau)
 
     def sensitivity_error(self, mjd: np.ndarray | float) -> np.ndarray:
-        """Tell the standard deviation of the sensitivity at a date [MJD]."""
+        """Compute the standard deviation of the sensitivity at a date [MJD]."""
         slopes = _slopes(np.asarray(mjd, float), self.loss, self.amplitude, self.tau)
         return np.sqrt(np.einsum("i...,ij,j...->...", slopes, self.covariance, slopes))
 
 
 def sensitivity(mjd: np.ndarray | float, loss: float, amplitude: float, tau: float) -> np.ndarray:
     """
-    Tell the sensitivity at a date.
+    Compute the sensitivity at a date.
 
     Parameters
     ----------
@@ -116,7 +137,7 @@ def _slopes(mjd, loss, amplitude, tau):
 @dataclass(frozen=True)
 class Fit:
     """
-    What repeated observations of stars say.
+    The loss of sensitivity that repeated observations of stars follow.
 
     Parameters
     ----------
@@ -129,9 +150,9 @@ class Fit:
     factor_error : dict
         Its standard deviation; 0 for the reference.
     residual : ndarray
-        Rate over model, less 1, shape (n,).
+        Rate over the function that was fitted, less 1, shape (n,).
     chi2 : float
-        Sum of the squares of the residuals in units of the errors that were given.
+        Sum of the squares of the residuals in units of the errors that were given; NaN without errors.
     dof : int
         Observations less parameters.
     """
@@ -165,8 +186,8 @@ def fit(
     solution; where the scatter is beyond the stated errors, by more than chance (1 %) allows, it is scaled
     up to it.
 
-    It fails where dates do not tell the parameters apart: with observations within a fraction of `tau`, or
-    all of them later than a few `tau`.
+    It fails where the parameters are not identifiable: with all observations within a fraction of ``tau``, or
+    later than a few ``tau``.
 
     Parameters
     ----------
@@ -192,19 +213,23 @@ def fit(
     Raises
     ------
     ValueError
-        If values are not finite or not positive, are too few, lack the reference, or do not tell the
-        parameters apart.
+        If values are not finite or not positive, are too few, lack the reference, or do not determine all
+        parameters.
     """
     mjd, rate, error = (np.asarray(values, float) for values in (mjd, rate, error))
     stars, star = np.unique(["star"] * len(mjd) if star is None else star, return_inverse=True)
     names, window = np.unique([reference] * len(mjd) if subarray is None else subarray, return_inverse=True)
-    _check(mjd, rate, error, names, reference)
+    _check_values(mjd=mjd, rate=rate, error=error)
+    if reference not in names:
+        raise ValueError(
+            f"reference must be a subarray that was used, of {', '.join(names)}, got {reference}"
+        )
     others = np.flatnonzero(names != reference)
     problem = _Problem(mjd, rate, error, star, len(stars), _columns(window, others), tau, around)
     found = problem.solve()
     dof = len(mjd) + (around is not None) - len(found.x)
     chi2 = 2 * found.cost
-    covariance = _covariance(found.jac) * _inflation(chi2, dof)
+    covariance = _covariance(found.jac) * inflation(chi2, dof)
     loss, amplitude, tau, slopes = problem.physical(found.x)
     inner = slopes @ covariance[-problem.shape_size :, -problem.shape_size :] @ slopes.T
     factors = np.exp(found.x[len(stars) : len(stars) + len(others)])
@@ -220,17 +245,13 @@ def fit(
     )
 
 
-def _check(mjd, rate, error, names, reference):
-    for name, values in (("mjd", mjd), ("rate", rate), ("error", error)):
+def _check_values(**given):
+    for name, values in given.items():
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if len(bad):
             raise ValueError(
                 f"{name} must be finite and above 0, got {values[bad[0]]} in observation {bad[0]}"
             )
-    if reference not in names:
-        raise ValueError(
-            f"reference must be a subarray that was used, of {', '.join(names)}, got {reference}"
-        )
 
 
 def _columns(window, others):
@@ -238,7 +259,27 @@ def _columns(window, others):
     return (window[:, None] == others).astype(float)
 
 
-def _inflation(chi2, dof):
+def inflation(chi2: float, dof: int) -> float:
+    """
+    Compute by how much a variance has to grow, where the scatter is beyond the stated errors.
+
+    Parameters
+    ----------
+    chi2 : float
+        Sum of the squares of residuals in units of the stated errors.
+    dof : int
+        Degrees of freedom.
+
+    Returns
+    -------
+    float
+        chi2 / dof where that much would by chance be found in fewer than 1 % of cases; otherwise 1.
+
+    Examples
+    --------
+    >>> inflation(12.0, 10), inflation(40.0, 10)
+    (1.0, 4.0)
+    """
     return chi2 / dof if dof > 0 and stats.chi2.sf(chi2, dof) < _CHANCE else 1.0
 
 
@@ -246,12 +287,16 @@ def _covariance(jacobian):
     """Invert the normal equations, whose unknowns may differ much in size."""
     size = np.linalg.norm(jacobian, axis=0)
     if jacobian.shape[0] < jacobian.shape[1] or not size.all():
-        raise ValueError(_NOT_TOLD)
+        raise ValueError(_NOT_IDENTIFIABLE)
     _, values, vectors = np.linalg.svd(jacobian / size, full_matrices=False)
-    if values[-1] < 1e-6 * values[0]:
-        raise ValueError(_NOT_TOLD)
+    if values[-1] < _LEAST_RATIO * values[0]:
+        raise ValueError(_NOT_IDENTIFIABLE)
     inverse = vectors.T / values / size[:, None]
     return inverse @ inverse.T
+
+
+def _is_bounded(tau):
+    return 1.01 * _LEAST_TAU < tau < 0.99 * _LARGEST_TAU
 
 
 class _Problem:
@@ -294,11 +339,16 @@ class _Problem:
         return np.vstack([found, np.eye(1, len(x), len(x) - 1) / self.around[1]])
 
     def solve(self):
-        found = [self._solve_from(tau) for tau in ((self.tau,) if self.tau else _FIRST_TAUS)]
+        found = [self._solve_from(tau) for tau in self._starts()]
         best = min(found, key=lambda one: one.cost)
-        if not self.tau and not 1.01 * _LEAST_TAU < np.exp(best.x[-1]) < 0.99 * _LARGEST_TAU:
-            raise ValueError(_NOT_TOLD)
+        if not self.tau and not _is_bounded(np.exp(best.x[-1])):
+            raise ValueError(_NOT_IDENTIFIABLE)
         return best
+
+    def _starts(self):
+        if self.tau:
+            return (self.tau,)
+        return (self.around[0],) if self.around else _FIRST_TAUS
 
     def _solve_from(self, tau):
         weights = (self.rate / self.error) ** 2
@@ -320,12 +370,13 @@ class _Problem:
             xtol=1e-12,
             ftol=1e-12,
             gtol=1e-12,
+            max_nfev=_MOST_STEPS,
         )
 
 
 def fit_sum(
     mjd: np.ndarray, rate: np.ndarray, *, star: Sequence[str] | None = None, tau: float | None = None
-) -> TimeLoss:
+) -> Fit:
     """
     Fit a sum in the place of the product, as the published procedure does; for comparison only.
 
@@ -342,26 +393,53 @@ def fit_sum(
 
     Returns
     -------
-    TimeLoss
-        Numbers of the sum, without a covariance (NaN).
+    Fit
+        Loss without a covariance (NaN), and brightness of stars; ``residual`` is that of the sum.
+
+    Raises
+    ------
+    ValueError
+        As in `fit`.
     """
     mjd, rate = np.asarray(mjd, float), np.asarray(rate, float)
     stars, star = np.unique(["star"] * len(mjd) if star is None else star, return_inverse=True)
-    members = (star[:, None] == np.arange(len(stars))).astype(float)
-    days = mjd - T0
+    _check_values(mjd=mjd, rate=rate)
+    found = _solve_sum(mjd, rate, star, tau)
+    loss, amplitude, *rest = found.x[len(stars) :].tolist()
+    _covariance(found.jac)  # raises where there is none
+    if rest and not (amplitude > _LEAST_AMPLITUDE and _is_bounded(np.exp(rest[0]))):
+        raise ValueError(_NOT_IDENTIFIABLE)
+    return Fit(
+        loss=TimeLoss(loss, amplitude, tau or float(np.exp(rest[0])), np.full((3, 3), np.nan)),
+        scale=dict(zip(stars.tolist(), np.exp(found.x[: len(stars)]).tolist(), strict=True)),
+        factor={},
+        factor_error={},
+        residual=1 / (1 + found.fun) - 1,
+        chi2=float("nan"),
+        dof=len(mjd) - len(found.x),
+    )
 
-    def shape(x):
-        loss, amplitude, *rest = x[len(stars) :]
-        return 1 - loss * days / YEAR + amplitude * np.expm1(-days / (tau or np.exp(rest[0])))
+
+def _solve_sum(mjd, rate, star, tau):
+    """Least squares in logarithms of brightness and tau, and in loss and amplitude."""
+    days, number = mjd - T0, star.max() + 1
 
     def residual(x):
-        return members @ np.exp(x[: len(stars)]) * shape(x) / rate - 1
+        loss, amplitude, *rest = x[number:]
+        fall = np.expm1(-days / (tau or np.exp(rest[0])))
+        return np.exp(x[star]) * (1 - loss * days / YEAR + amplitude * fall) / rate - 1
 
-    first = np.log(members.T @ rate / members.sum(axis=0))
-    starts = [np.concatenate([first, [0.0, 0.05], [] if tau else [np.log(begin)]]) for begin in _FIRST_TAUS]
-    best = min((optimize.least_squares(residual, start) for start in starts), key=lambda found: found.cost)
-    loss, amplitude, *rest = best.x[len(stars) :]
-    return TimeLoss(float(loss), float(amplitude), tau or float(np.exp(rest[0])), np.full((3, 3), np.nan))
+    first = np.log(np.bincount(star, rate) / np.bincount(star))
+    starts = [[*first, 0.0, 0.05, np.log(begin)] for begin in _FIRST_TAUS]
+    bounds = [(-np.inf, np.inf)] * (number + 1) + [(0, 1), np.log([_LEAST_TAU, _LARGEST_TAU])]
+    size = number + (2 if tau else 3)
+    found = [
+        optimize.least_squares(
+            residual, start[:size], bounds=np.transpose(bounds[:size]), max_nfev=_MOST_STEPS
+        )
+        for start in starts
+    ]
+    return min(found, key=lambda one: one.cost)
 
 
 def interpolate(losses: Mapping[float, TimeLoss], wavelength: float) -> TimeLoss:

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import AsinhNorm, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Annulus, Circle, Rectangle
 
 from miri_steps import detector
@@ -25,8 +26,12 @@ _APERTURE, _RING, _CENTROID = "#0072B2", "#E69F00", "#D55E00"
 _AROUND = 1.25
 # Colours follow values evenly up to so much above the background [its scatter].
 _EVEN = 4.0
+# Of a larger image not every pixel is drawn: a page has no room for more.
+_LARGEST_IMAGE = 1500
 # Side of the image of a PSF where there are few [inch].
 _LARGEST_SIDE = 2.8
+# A legend names so many curves at most, in lines of so many characters, mark and all.
+_NAMED, _LINE, _MARK = 12, 72, 8
 
 
 def photometry(
@@ -57,10 +62,12 @@ def photometry(
         ny, nx = image.shape
         figure = Figure(figsize=(WIDE, 3.2 * float(np.clip(ny / nx, 1, 2)) + 1.7), layout="constrained")
         whole, near = figure.subplots(1, 2)
-        norm = _norm_about(image, found)
+        step = -(-max(image.shape) // _LARGEST_IMAGE)
+        thinned = image[::step, ::step]
+        norm = _norm_about(thinned, found)
         half = _AROUND * aperture.sky[1]
         square = (found.x - half, found.x + half), (found.y - half, found.y + half)
-        _show(whole, image, norm)
+        _show(whole, thinned, norm, step=step)
         whole.add_patch(
             Rectangle((found.x - half, found.y - half), 2 * half, 2 * half, fc="none", ec=_CENTROID)
         )
@@ -83,9 +90,9 @@ def _norm_about(image, found):
     return AsinhNorm(_EVEN * noise, low, max(found.peak, found.background + _EVEN * noise))
 
 
-def _show(axis, image, norm, corner=(0, 0)):
+def _show(axis, image, norm, corner=(0, 0), step=1):
     (ny, nx), (x, y) = image.shape, corner
-    extent = (x - 0.5, x + nx - 0.5, y - 0.5, y + ny - 0.5)
+    extent = (x - 0.5, x + step * nx - 0.5, y - 0.5, y + step * ny - 0.5)
     axis.set(xlabel="x [pixel]", ylabel="y [pixel]")
     axis.locator_params(nbins=5)
     return axis.imshow(image, cmap="gray_r", norm=norm, origin="lower", extent=extent)
@@ -134,7 +141,8 @@ def encircled_energy(curves: Mapping[str, EncircledEnergy], found: Corrections |
     Returns
     -------
     Figure
-        The curves; and the apertures as points on them, the background's ring as a shade.
+        The curves; and the apertures as points on them, the background's ring as a shade. Of many curves the
+        legend names the first.
 
     Raises
     ------
@@ -144,7 +152,7 @@ def encircled_energy(curves: Mapping[str, EncircledEnergy], found: Corrections |
     if not curves:
         raise ValueError("there must be at least one growth curve, got none")
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.3), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axis = figure.subplots()
         for (name, curve), colour in zip(curves.items(), in_order(len(curves)), strict=True):
             axis.plot(curve.radius, curve.energy, color=colour, lw=1.3, label=name)
@@ -156,8 +164,18 @@ def encircled_energy(curves: Mapping[str, EncircledEnergy], found: Corrections |
         top = axis.secondary_xaxis("top", functions=(lambda r: r * scale, lambda r: r / scale))
         top.xaxis.set_major_formatter("{x:g}")
         top.set_xlabel("radius [arcsec]")
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        _add_legend(figure, axis, len(curves))
         return figure
+
+
+def _add_legend(figure, axis, number):
+    """Name the curves below the axis, in as many columns as their names leave room for."""
+    marks, names = axis.get_legend_handles_labels()
+    if number > _NAMED:
+        marks[_NAMED:number], names[_NAMED:number] = [Line2D([], [], ls="none")], [f"{number - _NAMED} more"]
+    columns = int(np.clip(_LINE // (_MARK + max(len(name) for name in names)), 1, 4))
+    figure.set_figheight(figure.get_figheight() + 0.25 * -(-len(names) // columns))
+    figure.legend(marks, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _draw_levels(axis, found):
@@ -166,9 +184,13 @@ def _draw_levels(axis, found):
     axis.errorbar(
         *(found.radius, found.level),
         **{"xerr": found.radius_scatter, "fmt": "o", "ms": 5, "color": INK, "mfc": "none", "zorder": 4},
-        label=f"apertures, {found.number} data set{'s' if found.number > 1 else ''}",
+        label=f"apertures, {_sources(found.number)}",
     )
     axis.axvspan(*found.sky, color=_RING, alpha=0.3, lw=0, label="background")
+
+
+def _sources(number):
+    return {0: "of the model", 1: "1 data set"}.get(number, f"{number} data sets")
 
 
 def psfs(images: Mapping[str, np.ndarray], *, floor: float = 1e-4) -> Figure:
@@ -178,7 +200,8 @@ def psfs(images: Mapping[str, np.ndarray], *, floor: float = 1e-4) -> Figure:
     Parameters
     ----------
     images : mapping
-        Image of each, shape (ny, nx), background subtracted, by the name of its filter.
+        Image of each, shape (ny, nx), background subtracted, by the name of its filter. Sizes may differ, and
+        are written below.
     floor : float, optional
         What is fainter than this part of the peak is not told apart.
 
@@ -199,13 +222,14 @@ def psfs(images: Mapping[str, np.ndarray], *, floor: float = 1e-4) -> Figure:
     rows = -(-len(images) // columns)
     with mpl.rc_context(STYLE):
         side = min((WIDE - 0.7) / columns, _LARGEST_SIDE)
-        figure = Figure(figsize=(columns * side + 0.7, rows * (side + 0.15)), layout="constrained")
+        figure = Figure(figsize=(columns * side + 0.7, rows * (side + 0.35)), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         norm = LogNorm(floor, 1.0)
         for axis, (name, image) in zip(axes, relative.items(), strict=False):
             # Noise below zero is as dark as can be, not blank.
             drawn = axis.imshow(np.maximum(image, floor), cmap="inferno", norm=norm, origin="lower")
-            axis.set(xticks=[], yticks=[], title=name)
+            ny, nx = image.shape
+            axis.set(xticks=[], yticks=[], title=name, xlabel=f"{nx} \N{MULTIPLICATION SIGN} {ny} pixel")
         for axis in axes[len(images) :]:
             axis.remove()
         shown = list(axes[: len(images)])

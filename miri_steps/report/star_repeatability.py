@@ -18,6 +18,7 @@ from miri_steps.report.star_style import INK, STYLE, WIDE, in_order
 __all__ = ["repeatability"]
 
 _MARKERS = "osD^vPX*"
+_COLUMNS = "name", "timemid", "light", "sensitivity"
 # Offsets of filters are whole numbers of this, and leave this part of the panel between them.
 _OFFSET, _ROOM = 0.01, 0.04
 # More stars than this make a legend that is larger than the figure.
@@ -26,7 +27,7 @@ _MOST_NAMES = 9
 
 @dataclass(frozen=True)
 class _Series:
-    """Stars of a filter that were seen again: dates [year], their rates over scales, and what is expected."""
+    """Stars of a filter that were seen again: dates [year], their light over scales, and what is expected."""
 
     band: str
     star: np.ndarray
@@ -58,7 +59,7 @@ def repeatability(calibrations: Mapping[str, FilterCalibration]) -> Figure:
     Returns
     -------
     Figure
-        Rates over the scale of each star with S(t), one filter below the other, and the residuals.
+        Light over the scale of each star with S(t), one filter below the other, and the residuals.
 
     Raises
     ------
@@ -83,7 +84,7 @@ def repeatability(calibrations: Mapping[str, FilterCalibration]) -> Figure:
         below.set(xlabel="date [year]", ylabel="residual [%]")
         reach = 1.15 * max(np.abs(one.residual).max() for one in series) or 1.0
         below.set_ylim(-reach, reach)
-        above.set_ylabel("rate / scale of its star + offset")
+        above.set_ylabel("light / scale of its star + offset")
         if len(stars) <= _MOST_NAMES:
             keys = [Line2D([], [], marker=mark, ls="none", ms=5, color=INK) for mark in marks.values()]
             figure.legend(keys, stars, loc="outside lower center", ncols=3, frameon=False)
@@ -92,21 +93,23 @@ def repeatability(calibrations: Mapping[str, FilterCalibration]) -> Figure:
 
 def _series(band: str, calibration: FilterCalibration) -> _Series | None:
     table, loss = calibration.observations, calibration.loss
-    missing = [n for n in ("name", "timemid", "reference_rate", "sensitivity") if n not in table.colnames]
+    missing = [name for name in _COLUMNS if name not in table.colnames]
     if missing:
         raise ValueError(f"the observations of {band} must have the column {', '.join(missing)}")
     names, number, count = np.unique(table["name"], return_inverse=True, return_counts=True)
     again = count[number] > 1
     if not again.any():
         return None
-    rate, model = np.asarray(table["reference_rate"].value), np.asarray(table["sensitivity"])
-    scale = np.bincount(number, rate / model) / count
+    light, model = table["light"].value, np.asarray(table["sensitivity"])
+    scale = np.bincount(number, light / model) / count
     if calibration.fit:
-        scale = np.array([calibration.fit.scale.get(str(name), np.nan) for name in names])
+        # Stars whose images are all of one epoch are not in the fit.
+        fitted = calibration.fit.scale
+        scale = np.array([fitted.get(str(name), mean) for name, mean in zip(names, scale, strict=True)])
     mjd = table["timemid"].to_value(u.day)[again]
     dates = np.linspace(mjd.min(), mjd.max(), 200)
     year, years = (Time(days, format="mjd", scale="tt").jyear for days in (mjd, dates))
-    ratio = (rate / scale[number])[again]
+    ratio = (light / scale[number])[again]
     star = names[number[again]].astype(str)
     return _Series(band, star, year, ratio, model[again], (years, loss.sensitivity(dates)))
 

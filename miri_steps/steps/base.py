@@ -253,13 +253,14 @@ def remove_suffix(name: str) -> tuple[str, str | None]:
     Parameters
     ----------
     name : str
-        File name without extension.
+        File name without extension; of a compressed file ``.fits`` may be left.
 
     Returns
     -------
     str, str or None
         Name without the suffix, and the separator before it.
     """
+    name = name.removesuffix(".fits")
     for _, alias, _ in get_steps():
         if name.endswith(f"_{alias}"):
             return name.removesuffix(f"_{alias}"), "_"
@@ -278,9 +279,9 @@ def is_exposure_file(given: object) -> bool:
     Returns
     -------
     bool
-        True for the name of a FITS or ASDF file.
+        True for the name of a FITS file, compressed or not, or of an ASDF file.
     """
-    return isinstance(given, str | Path) and Path(given).suffix.lower() in (".fits", ".asdf")
+    return isinstance(given, str | Path) and str(given).lower().endswith((".fits", ".fits.gz", ".asdf"))
 
 
 def table_path(name: str | Path) -> Path:
@@ -320,7 +321,7 @@ def check_file(path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} must be the file of an exposure, but there is no such file")
-    if path.suffix.lower() != ".fits":
+    if path.suffix.lower() == ".asdf":
         return
     try:
         with warnings.catch_warnings():
@@ -504,7 +505,7 @@ def read_association(given: str | Path | dict) -> tuple[dict, Path]:
     TypeError
         If it is none of these.
     ValueError
-        If it has no product with members.
+        If the file is no JSON, or has no product with members.
     """
     if not isinstance(given, str | Path | dict):
         raise TypeError(
@@ -513,11 +514,18 @@ def read_association(given: str | Path | dict) -> tuple[dict, Path]:
         )
     association, folder = given, Path()
     if not isinstance(given, dict):
-        association, folder = json.loads(Path(given).read_text()), Path(given).parent
+        association, folder = _read_json(given), Path(given).parent
     products = association.get("products")
     if not products or "members" not in products[0]:
         raise ValueError(f"an association must have a product with members, got the keys {list(association)}")
     return association, folder
+
+
+def _read_json(path):
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} must be an exposure (FITS) or an association (JSON): {error}") from error
 
 
 def _check_members(association, folder, read_apart):

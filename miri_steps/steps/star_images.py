@@ -1,5 +1,6 @@
 """What `StarPhotometryStep` takes from an image, and the row that it makes of it."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,19 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import detector, exposures
 from miri_steps.fluxcal import config
+from miri_steps.fluxcal.encircled import Resampling
 from miri_steps.fluxcal.photometry import Aperture, Measurement
 
-__all__ = ["CorrectedAperture", "StarImage", "find_aperture", "native_pixel", "read", "row"]
+__all__ = ["CorrectedAperture", "StarImage", "find_aperture", "native_pixel", "read", "resampling", "row"]
+
+log = logging.getLogger(f"stpipe.{__name__}")
 
 _RATE = u.DN / u.s
 _PIXEL = u.pix
 _SURFACE_BRIGHTNESS, _COUNTS = "MJy/sr", "DN/s"
 _DO_NOT_USE = datamodels.dqflags.pixel["DO_NOT_USE"]
+# The sensitivity falls by a few percent a year: a mosaic of more than this needs more than one date [d].
+_LONGEST_SPAN = 30.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class StarImage:
         Side of a pixel [arcsec].
     pixel_area : float
         Its solid angle, for which the rates are meant [sr].
+    relative_area : ndarray or None
+        Areas of the pixels in units of that, shape (ny, nx); None where they are not known.
     """
 
     name: str
@@ -49,6 +57,23 @@ class StarImage:
     wcs: object
     pixel_scale: float
     pixel_area: float
+    relative_area: np.ndarray | None
+
+    def area_at(self, x: float, y: float) -> float:
+        """
+        Tell the area of a pixel.
+
+        Parameters
+        ----------
+        x, y : float
+            Position in the image [pixel].
+
+        Returns
+        -------
+        float
+            In units of ``pixel_area``, 1 where it is not known.
+        """
+        return 1.0 if self.relative_area is None else float(self.relative_area[round(y), round(x)])
 
     def pixel_of(self, ra: float, dec: float) -> tuple[float, float]:
         """
@@ -93,8 +118,10 @@ def read(model: JwstDataModel) -> StarImage:
     Take what photometry needs from a mosaic or an exposure.
 
     Light is put back from surface brightness to counts by the factor that was applied, PHOTMJSR, so that the
-    calibration does not depend on an older one. The pixels of an exposure are not equally large: where the
-    model has their relative areas, each is multiplied by its own.
+    calibration does not depend on an older one; of a mosaic this is the factor of its first exposure, and a
+    mosaic that spans more than 30 days is named in the log. The pixels of an exposure are not equally large;
+    one without AREA is named in the log. They stay as they are, for a sky that is flat would not be so in
+    counts: the light of a star is multiplied by the area where it is.
 
     Parameters
     ----------
@@ -115,22 +142,55 @@ def read(model: JwstDataModel) -> StarImage:
     exposures.check_imaging(name, model.meta.exposure.type)
     if getattr(model.meta, "wcs", None) is None:
         raise ValueError(f"{name} has no WCS: was assign_wcs run?")
-    area = model.meta.photometry.pixelarea_steradians
-    if not area:
-        raise ValueError(f"{name} does not say how large its pixels are (PIXAR_SR)")
-    factor = 1 / _conversion(model, name)
-    if model.hasattr("area") and model.area is not None and model.area.shape == model.data.shape:
-        factor = factor * model.area
-    scale = float(np.degrees(np.sqrt(area)) * 3600)
+    scale = _pixel_scale(model)
+    conversion = _conversion(model, name)
+    _check_span(model)
     return StarImage(
         name=name,
-        image=np.asarray(model.data, float) * factor,
-        err=np.asarray(model.err, float) * factor,
+        image=model.data / conversion,
+        err=model.err / conversion,
         mask=_mask(model),
         wcs=model.meta.wcs,
         pixel_scale=scale,
-        pixel_area=float(area),
+        pixel_area=float(model.meta.photometry.pixelarea_steradians),
+        relative_area=_relative_area(model),
     )
+
+
+def _pixel_scale(model):
+    """Side of a pixel [arcsec]."""
+    area = model.meta.photometry.pixelarea_steradians
+    if not area:
+        raise ValueError(f"{model.meta.filename} does not say how large its pixels are (PIXAR_SR)")
+    return float(np.degrees(np.sqrt(area)) * 3600)
+
+
+def _is_mosaic(model):
+    return model.meta.cal_step.resample == "COMPLETE" or model.hasattr("wht")
+
+
+def _relative_area(model):
+    """Areas of pixels over that of PIXAR_SR, None where they are not known."""
+    if _is_mosaic(model):
+        return np.broadcast_to(1.0, model.data.shape)
+    area = model.area if model.hasattr("area") else None
+    if area is not None and area.shape == model.data.shape:
+        return np.array(area)
+    log.warning(
+        "AREA of %s must have the shape %s, got %s: light is off by the relative area of a pixel, up to 1 %%",
+        *(model.meta.filename, model.data.shape, "none" if area is None else area.shape),
+    )
+    return None
+
+
+def _check_span(model):
+    first, last = model.meta.exposure.start_time, model.meta.exposure.end_time
+    if first and last and last - first > _LONGEST_SPAN:
+        log.warning(
+            "%s spans %.0f days: its rates are put back with PHOTMJSR of the first exposure, and its date is "
+            "the mean",
+            *(model.meta.filename, last - first),
+        )
 
 
 def _conversion(model, name):
@@ -183,28 +243,32 @@ def find_aperture(
     ValueError
         If the reference file has no such aperture.
     """
+    rows = _rows(model, reference)
+    chosen = rows[np.isclose(rows["eefraction"], ee, atol=1e-4)]
+    if len(chosen) != 1:
+        known = ", ".join(f"{level:.2f}" for level in rows["eefraction"])
+        raise ValueError(f"ee must be one of {known} in {reference}, got {ee}")
+    pixel = native_pixel(model, seen)
+    radius, inner, outer = (float(chosen[name][0]) / pixel for name in ("radius", "skyin", "skyout"))
+    fwhm = config.band(model.meta.instrument.filter).fwhm / pixel
+    return CorrectedAperture(Aperture(radius, (inner, outer), fwhm), ee, float(chosen["apcorr"][0]))
+
+
+def _rows(model, reference):
+    """Look up the apertures for the filter and subarray of an image."""
     band, subarray = model.meta.instrument.filter, model.meta.subarray.name
+    if not (band and subarray):
+        raise ValueError(f"{model.meta.filename} must have FILTER and SUBARRAY, got {band} and {subarray}")
     with datamodels.open(reference) as file:
         if not isinstance(file, datamodels.MirImgApcorrModel):
             raise ValueError(f"{reference} must be an aperture correction reference file of MIRI imaging")
         table = np.array(file.apcorr_table)
-    if subarray:
-        # In-pixel mode is read out like the subarray itself.
-        subarray = subarray.removesuffix("_IP")
     bands, subarrays = (np.char.strip(table[column].astype(str)) for column in ("filter", "subarray"))
-    here = table[(bands == band) & (subarrays == subarray)]
-    rows = here[np.isclose(here["eefraction"], ee, atol=1e-4)]
-    if len(rows) != 1:
-        known = ", ".join(f"{level:.2f}" for level in here["eefraction"]) or "none"
-        raise ValueError(
-            f"the reference file must have one aperture with ee={ee} for {band} and {subarray} of "
-            f"{seen.name}, got {known}"
-        )
-    radius, inner, outer = (
-        float(rows[name][0]) / native_pixel(model, seen) for name in ("radius", "skyin", "skyout")
-    )
-    fwhm = config.band(band).fwhm / native_pixel(model, seen)
-    return CorrectedAperture(Aperture(radius, (inner, outer), fwhm), ee, float(rows["apcorr"][0]))
+    # In-pixel mode is read out like the subarray itself.
+    rows = table[(bands == band) & (subarrays == subarray.removesuffix("_IP"))]
+    if not len(rows):
+        raise ValueError(f"{reference} has no apertures for {band} in {subarray}")
+    return rows
 
 
 def native_pixel(model: JwstDataModel, seen: StarImage) -> float:
@@ -223,10 +287,42 @@ def native_pixel(model: JwstDataModel, seen: StarImage) -> float:
     float
         Their side in units of that of the detector's pixels.
     """
-    resample = model.meta.resample
-    if resample.hasattr("pixel_scale_ratio") and resample.pixel_scale_ratio:
-        return resample.pixel_scale_ratio
-    return seen.pixel_scale / detector.PIXEL_SCALE
+    return _scale_ratio(model, seen.pixel_scale)
+
+
+def _scale_ratio(model, pixel_scale):
+    # Pixels of exposures are those of the detector, whatever their area is taken to be.
+    if not _is_mosaic(model):
+        return 1.0
+    return model.meta.resample.pixel_scale_ratio or pixel_scale / detector.PIXEL_SCALE
+
+
+def resampling(model: JwstDataModel) -> Resampling | None:
+    """
+    Tell how a mosaic was drizzled, so that apertures can be made for images like it.
+
+    Parameters
+    ----------
+    model : ImageModel
+        The image.
+
+    Returns
+    -------
+    Resampling or None
+        Of a mosaic; None for an exposure.
+
+    Raises
+    ------
+    ValueError
+        If a mosaic does not say how large its pixels are.
+    """
+    if not _is_mosaic(model):
+        return None
+    pixfrac = model.meta.resample.pixfrac
+    return Resampling(
+        pixfrac=1.0 if pixfrac is None else pixfrac,
+        pixel_scale_ratio=_scale_ratio(model, _pixel_scale(model)),
+    )
 
 
 def row(
@@ -263,7 +359,7 @@ def row(
     meta = model.meta
     star = config.star(meta.target.catalog_name or meta.target.proposer_name or "")
     columns = {
-        "file": meta.filename,
+        "file": meta.filename or "",
         "name": star.name,
         "type": star.type,
         "filter": meta.instrument.filter or "",
@@ -274,6 +370,7 @@ def row(
         "timemid": (meta.exposure.mid_time or np.nan) * u.day,
         **_apertures(chosen),
         "pixel_area": (seen.pixel_area if seen else np.nan) * u.sr,
+        "area_corrected": seen is not None and seen.relative_area is not None,
         **_measured(seen, found, expected, meta.exposure),
         "problem": problem,
     }

@@ -1,11 +1,13 @@
 """`StarPhotometryStep`: the light of a standard star in mosaics and exposures."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from astropy.table import QTable, vstack
+from astropy.table import QTable, Table, vstack
 from jwst.datamodels import ModelContainer, ModelLibrary
 from stdatamodels.jwst.datamodels import JwstDataModel
 
@@ -26,7 +28,8 @@ class StarPhotometryStep(MiriStep):
     In each mosaic or exposure the brightest star near the target is found, and its light is measured in the
     aperture that holds ``ee`` of it, by the aperture correction reference file. What comes out is a table,
     with a row for each image in the order given; where a star could not be measured, the column ``problem``
-    says why.
+    says why. It is saved under the name of the image, of the product of an association, or of the first image
+    of a list; a table of other images is not overwritten.
     """
 
     class_alias = "star_photometry"
@@ -59,21 +62,45 @@ class StarPhotometryStep(MiriStep):
 
         Raises
         ------
+        FileExistsError, FileNotFoundError
+            If the table would be written over that of other images, or a file is missing.
         ValueError
-            If parameters make no sense, or no star could be measured.
+            If parameters make no sense, a file is not whole, or no star could be measured.
         """
         if (self.ra is None) != (self.dec is None):
             raise ValueError(f"ra and dec must be given together, got ra={self.ra} and dec={self.dec}")
-        table = vstack([self._measure(model) for model in _images(input_data)], metadata_conflicts="silent")
+        images = _list_images(input_data)
+        names = _names(images)
+        if not names:
+            raise ValueError("the input must hold at least 1 image, got 0")
+        path = self._table_path(input_data, names) if self.save_results else None
+        rows = [self._measure(*one) for one in zip(_opened(images), self._figure_paths(names), strict=True)]
+        table = vstack(rows, metadata_conflicts="silent")
         if all(table["problem"] != ""):
             raise ValueError("no star could be measured: " + "; ".join(table["problem"]))
-        if self.save_results:
-            path = Path(self.make_output_path(ext=".ecsv"))
+        if path:
             whole_files.replace(path, lambda part: table.write(part, format="ascii.ecsv"))
             log.info("Table of %d measurements: %s", len(table), path)
         return table
 
-    def _measure(self, model) -> QTable:
+    def _table_path(self, given, names) -> Path:
+        """Name the table, and stop before it would take the place of one of other images."""
+        named = self.search_attr("output_file")
+        path = Path(self.make_output_path(basepath=named or _product(given, names), ext=".ecsv"))
+        if not named and path.exists() and _names_in(path) != sorted(names):
+            raise FileExistsError(f"{path} exists and is not of these images: give output_file or output_dir")
+        return path
+
+    def _figure_paths(self, names) -> list[str]:
+        """Name the figures; those that would share a name are numbered by their rows."""
+
+        def path(name, number=None):
+            return self.make_output_path(basepath=_base(name), suffix="star", ext="png", number=number)
+
+        times = Counter(path(name) for name in names)
+        return [path(name, k if times[path(name)] > 1 else None) for k, name in enumerate(names, start=1)]
+
+    def _measure(self, model, figure) -> QTable:
         """Measure the star in one image."""
         seen = chosen = found = expected = None
         problem = ""
@@ -91,7 +118,7 @@ class StarPhotometryStep(MiriStep):
                 *(seen.name, found.x, found.y, found.light, found.light_error),
             )
             if self.save_figure:
-                self._draw(seen, chosen.aperture, found)
+                _draw(seen, chosen.aperture, found, figure)
         return star_images.row(model, seen, chosen, found, expected, problem)
 
     def _find_and_measure(self, seen, aperture, expected):
@@ -99,7 +126,9 @@ class StarPhotometryStep(MiriStep):
         if not self.forced:
             within = self.within / seen.pixel_scale
             start = photometry.find(seen.image, expected, fwhm=aperture.fwhm, within=within, mask=seen.mask)
-        return photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask, forced=self.forced)
+        found = photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask, forced=self.forced)
+        area = seen.area_at(found.x, found.y)
+        return replace(found, light=found.light * area, light_error=found.light_error * area)
 
     def _position(self, model):
         """Where the star should be: TARG_RA and TARG_DEC are those at the time of the exposure."""
@@ -110,34 +139,75 @@ class StarPhotometryStep(MiriStep):
             raise ValueError(f"{model.meta.filename} does not say where its target is: give ra and dec")
         return ra, dec
 
-    def _draw(self, seen, aperture, found):
-        from miri_steps.report import star_figures
 
-        path = self.make_output_path(basepath=seen.name, suffix="star", ext="png")
-        star_figures.photometry(seen.image, found, aperture, title=seen.name).savefig(path)
-        log.info("Saved %s", path)
+def _draw(seen, aperture, found, path):
+    from miri_steps.report import star_figures
+
+    star_figures.photometry(seen.image, found, aperture, title=seen.name).savefig(path)
+    log.info("Saved %s", path)
 
 
-def _images(given) -> Iterator[JwstDataModel]:
-    """Open one image after the other; mosaics do not fit into a library."""
+def _list_images(given) -> list[Path | JwstDataModel] | ModelLibrary:
+    """List files, which must be there, and open models; a library stays what it is."""
     if isinstance(given, ModelLibrary):
-        with given:
-            for k in range(len(given)):
-                model = given.borrow(k)
-                yield model
-                given.shelve(model, k, modify=False)
-    elif isinstance(given, JwstDataModel):
-        yield given
-    elif is_exposure_file(given):
+        return given
+    if isinstance(given, JwstDataModel):
+        return [given]
+    if is_exposure_file(given):
         check_file(given)
-        with exposures.open_file(given) as model:
-            yield model
-    elif isinstance(given, list | tuple | ModelContainer):
-        for one in given:
-            yield from _images(one)
-    else:
+        return [Path(given)]
+    if not isinstance(given, list | tuple | ModelContainer):
         association, folder = read_association(given)
         members = [member for product in association["products"] for member in product["members"]]
-        for member in members:
-            if member["exptype"].lower() == "science":
-                yield from _images(str(Path(folder) / member["expname"]))
+        given = [
+            str(Path(folder) / member["expname"])
+            for member in members
+            if member["exptype"].lower() == "science"
+        ]
+    return [image for one in given for image in _list_images(one)]
+
+
+def _names(images) -> list[str]:
+    if isinstance(images, ModelLibrary):
+        return [Path(member["expname"]).name for member in images.asn["products"][0]["members"]]
+    return [one.name if isinstance(one, Path) else one.meta.filename or "" for one in images]
+
+
+def _opened(images) -> Iterator[JwstDataModel]:
+    """Open one image after the other; mosaics do not fit into a library."""
+    if isinstance(images, ModelLibrary):
+        with images:
+            for k in range(len(images)):
+                model = images.borrow(k)
+                yield model
+                images.shelve(model, k, modify=False)
+        return
+    for one in images:
+        if isinstance(one, Path):
+            with exposures.open_file(one) as model:
+                yield model
+        else:
+            yield one
+
+
+def _product(given, names) -> str | None:
+    """Name what comes out: as the product of an association, or the first image."""
+    name = None
+    if isinstance(given, ModelLibrary):
+        name = given.asn["products"][0].get("name")
+    elif isinstance(given, str | Path | dict) and not is_exposure_file(given):
+        name = read_association(given)[0]["products"][0].get("name")
+    return name or _base(names[0])
+
+
+def _base(name) -> str | None:
+    """Name of an image that stpipe can put a suffix to."""
+    return name.removesuffix(".gz") or None
+
+
+def _names_in(path) -> list[str] | None:
+    """Sorted names of the images that a table is of; None if it is no such table."""
+    try:
+        return sorted(Table.read(path, format="ascii.ecsv")["file"])
+    except (KeyError, OSError, ValueError):
+        return None

@@ -72,14 +72,40 @@ def test_tables_name_stars_filters_and_files(rayleigh_jeans, box):
     assert table.meta["files"] == {"G 191-B2B": str(rayleigh_jeans), "F1000W": str(box)}
 
 
-def test_plain_text_is_in_angstrom(tmp_path, rayleigh_jeans, box):
-    path = tmp_path / "f1000w.txt"
-    path.write_text("wave throughput\n" + "".join(f"{w} {t}\n" for w, t in ((9e4, 0), (1e5, 0.3), (11e4, 0))))
-    curve = band_fluxes.read_throughput(path)
+def write_text(path, unit):
+    """Write a triangle about 10 micron without a unit."""
+    rows = "".join(f"{w * unit:.10g} {t}\n" for w, t in ((9, 0), (10, 0.3), (11, 0)))
+    path.write_text(f"wave throughput\n{rows}")
+    return path
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e4], ids=["micron", "Angstrom"])
+def test_wavelengths_without_a_unit_are_those_of_miri(tmp_path, unit):
+    curve = band_fluxes.read_throughput(write_text(tmp_path / "f1000w.txt", unit))
     assert curve.pivot().to_value(u.um) == pytest.approx(9.99, abs=0.02)
+    np.testing.assert_allclose(curve.waveset[[0, -1]].to_value(u.um), [9, 11])
 
 
-def test_a_spectrum_that_ends_within_the_filter_is_refused(tmp_path, box):
+@pytest.mark.parametrize(
+    ("unit", "range"), [(1e3, "9000 to 1.1e.04"), (1e-6, "9e-06 to 1.1e-05"), (10, "90 to 110")]
+)
+def test_wavelengths_in_no_known_unit_are_refused(tmp_path, unit, range):
+    path = write_text(tmp_path / "f1000w.txt", unit)
+    words = rf"wavelengths in .*f1000w.txt must have a unit, or be 1 to 60 \(micron\) or .*, but are {range}"
+    with pytest.raises(ValueError, match=words):
+        band_fluxes.read_throughput(path)
+
+
+def test_spectra_in_micron_are_refused(tmp_path):
+    path = tmp_path / "star.txt"
+    path.write_text("".join(f"{w} 1e-15\n" for w in (0.1, 1, 10, 32)))
+    with pytest.raises(ValueError, match=r"wavelengths in .*star.txt must be in Angstrom, but end at 32"):
+        band_fluxes.read_spectrum(path)
+    path.write_text("".join(f"{w} 1e-15\n" for w in (1e3, 1e4, 1e5, 3.2e5)))
+    assert band_fluxes.read_spectrum(path).waveset[-1].to_value(u.um) == pytest.approx(32)
+
+
+def test_a_spectrum_that_ends_within_the_filter_is_refused(tmp_path, rayleigh_jeans, box):
     wavelength = np.linspace(5e4, 10e4, 100)
     path = tmp_path / "short.fits"
     columns = [
@@ -91,7 +117,18 @@ def test_a_spectrum_that_ends_within_the_filter_is_refused(tmp_path, box):
         ValueError, match=r"must cover the filter, 9.2\d+ to 10.\d+ micron, but goes from 5.000 to 10.000"
     ):
         band_fluxes.band_flux(band_fluxes.read_spectrum(path), band_fluxes.read_throughput(box))
-    assert np.isnan(band_fluxes.tabulate({"short": path}, {"F1000W": box})["F1000W"][0])
+    words = (
+        "no flux of GD 71 in F1000W: the spectrum must cover the filter, 9.2.* but goes from 5.000 to 10.000"
+    )
+    with pytest.warns(UserWarning, match=words):
+        table = band_fluxes.tabulate({"GD 71": path, "18 Sco": rayleigh_jeans}, {"F1000W": box})
+    assert np.isnan(table["F1000W"][0])
+    assert table["F1000W"][1].value == pytest.approx(0.051, rel=0.01)
+
+
+def test_a_table_of_nothing_is_refused(box):
+    with pytest.raises(ValueError, match="there must be spectra of stars and throughputs .*, got 0 and 1"):
+        band_fluxes.tabulate({}, {"F1000W": box})
 
 
 def test_files_that_are_something_else_are_named(tmp_path):

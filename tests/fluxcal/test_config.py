@@ -26,7 +26,7 @@ def test_a_filter_knows_its_numbers():
         config.band("F444W")
 
 
-def test_subarrays_are_told_relative_to_the_reference():
+def test_transmissions_are_relative_to_the_reference():
     assert config.transmissions() == {
         "FULL": 1.02,
         "BRIGHTSKY": 1.025,
@@ -35,6 +35,12 @@ def test_subarrays_are_told_relative_to_the_reference():
         "SUB64": 0.985,
     }
     assert config.transmissions()[config.REFERENCE_SUBARRAY] == 1
+
+
+def test_in_pixel_mode_has_the_name_of_its_subarray():
+    assert [config.subarray(name) for name in ("SUB128_IP", "sub64", "FULL", "MASK1550")] == [
+        *("SUB128", "SUB64", "FULL", "MASK1550"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,45 @@ def test_order_and_unit_do_not_matter():
     np.testing.assert_allclose(found(time_loss.fit(**again)), found(time_loss.fit(**given)), rtol=1e-6)
 
 
-def test_what_the_dates_do_not_tell_is_refused():
+def fit_without_errors(mjd, rate, error, *, star=None, subarray=None):
+    return time_loss.fit_sum(mjd, rate, star=star)
+
+
+@pytest.mark.parametrize("fit", [time_loss.fit, fit_without_errors])
+def test_what_is_not_identifiable_is_refused(fit):
+    words = "loss, amplitude and tau are not identifiable from these dates"
     given = observe(1, noise=False)
     late = given["mjd"] > T0 + 1200
-    with pytest.raises(ValueError, match="do not tell loss, amplitude and tau apart"):
-        time_loss.fit(**{name: values[late][:5] for name, values in given.items()})
-    with pytest.raises(ValueError, match="do not tell loss, amplitude and tau apart"):
-        time_loss.fit(given["mjd"][:2], given["rate"][:2], given["error"][:2])
+    with pytest.raises(ValueError, match=words):
+        fit(**{name: values[late][:5] for name, values in given.items()})
+    with pytest.raises(ValueError, match=words):
+        fit(given["mjd"][:2], given["rate"][:2], given["error"][:2])
+
+
+@pytest.mark.parametrize("fit", [time_loss.fit, fit_without_errors])
+def test_minutes_are_not_years(fit):
+    """Four dithers of each of six stars, within a quarter of an hour."""
+    random = np.random.default_rng(3)
+    mjd = np.repeat(T0 + 100 * np.arange(1, 7), 4) + np.tile(0.003 * np.arange(4), 6)
+    star = np.repeat([f"star {k}" for k in range(6)], 4)
+    rate = 100 * (1 + 0.002 * random.normal(size=24))
+    with pytest.raises(ValueError, match="not identifiable"):
+        fit(mjd, rate, 0.002 * rate, star=star)
+
+
+# As at 5.6 micron, where little is lost exponentially, in a time that is not identifiable.
+@pytest.mark.parametrize("truth", [(0.005, 0.01, 300.0), (0.005, 0.02, 400.0), (0.005, 0.03, 500.0)])
+def test_little_exponential_loss_leaves_honest_errors(truth):
+    days = np.array([100.0, 500.0, 1000.0, 1400.0])
+    pulls = []
+    for seed in range(40):
+        given = observe(seed, truth=truth, error=0.002)
+        loss = time_loss.fit(**given, around=time_loss.TAU).loss
+        miss = loss.sensitivity(T0 + days) - time_loss.sensitivity(T0 + days, *truth)
+        pulls.append(miss / loss.sensitivity_error(T0 + days))
+    # What is known of tau beforehand pulls it to 200 days, by less than the errors say.
+    assert (np.abs(np.mean(pulls, axis=0)) < 1).all()
+    assert (np.std(pulls, axis=0) < 1.1).all()
 
 
 @pytest.mark.parametrize(
@@ -136,6 +168,9 @@ def test_bad_numbers_are_named(change, words):
         given[name][7] = value
     with pytest.raises(ValueError, match=words):
         time_loss.fit(**given)
+    if "error" not in change:
+        with pytest.raises(ValueError, match=words):
+            fit_without_errors(**given)
 
 
 def test_the_reference_must_have_been_used():
@@ -168,9 +203,35 @@ def test_a_sum_tells_too_small_a_loss_and_the_product_the_true_one():
     summed = time_loss.fit_sum(given["mjd"], given["rate"], star=given["star"])
     product = time_loss.fit(given["mjd"], given["rate"], given["error"], star=given["star"])
 
-    assert 100 * summed.loss == pytest.approx(2.3, abs=0.15)
+    assert 100 * summed.loss.loss == pytest.approx(2.3, abs=0.15)
     assert 100 * product.loss.loss == pytest.approx(3.0, abs=0.1)
     # What that makes of the sensitivity after four years.
     truth = time_loss.sensitivity(T0 + 4 * YEAR, 0.03, 0.233, 200.0)
-    assert summed.sensitivity(T0 + 4 * YEAR) / truth - 1 > 0.015
+    assert summed.loss.sensitivity(T0 + 4 * YEAR) / truth - 1 > 0.015
     assert abs(product.loss.sensitivity(T0 + 4 * YEAR) / truth - 1) < 0.003
+
+
+def test_a_sum_is_fitted_as_it_is_written():
+    """Without noise, of two stars, on the curve that it says."""
+    days = np.linspace(10, 1500, 40)
+    star = np.where(np.arange(40) % 3 == 0, "a", "b")
+    curve = 1 - 0.02 * days / YEAR + 0.15 * (np.exp(-days / 250) - 1)
+    found = time_loss.fit_sum(T0 + days, np.where(star == "a", 7.0, 400.0) * curve, star=star)
+
+    assert (found.loss.loss, found.loss.amplitude, found.loss.tau) == pytest.approx(
+        (0.02, 0.15, 250), rel=1e-5
+    )
+    assert found.scale == pytest.approx({"a": 7.0, "b": 400.0}, rel=1e-6)
+    assert np.abs(found.residual).max() < 1e-6
+    assert found.dof == 40 - 5
+    assert np.isnan(found.loss.errors).all()
+    given = time_loss.fit_sum(T0 + days, np.where(star == "a", 7.0, 400.0) * curve, star=star, tau=250.0)
+    assert given.loss.tau == 250.0
+    assert given.loss.loss == pytest.approx(0.02, rel=1e-5)
+
+
+def test_variances_grow_only_beyond_chance():
+    # 1 % of the values of chi square of ten degrees of freedom lie above 23.2.
+    assert time_loss.inflation(23.0, 10) == 1.0
+    assert time_loss.inflation(23.5, 10) == pytest.approx(2.35)
+    assert time_loss.inflation(9.0, 0) == 1.0

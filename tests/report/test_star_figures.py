@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy import units as u
-from astropy.table import QTable
+from astropy.table import QTable, vstack
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import Circle, Rectangle
@@ -41,7 +41,8 @@ def calibrate(band="F1000W", loss=LOSS, values=VALUES, fit=True):
     found = average(values, STARS)
     table["factor"], table["factor_error"] = values * FACTOR, 0.001 * values * FACTOR
     table["kept"], table["weight"] = found.kept, found.weight
-    told = Fit(loss, {"HD 2811": SCALE}, {}, {}, np.zeros(3), 1.0, 1) if fit else None
+    table["light"] = table["reference_rate"] * 1.3 * (2e-13 * u.sr)
+    told = Fit(loss, {"HD 2811": 1.3 * 2e-13 * SCALE}, {}, {}, np.zeros(3), 1.0, 1) if fit else None
     kinds = average_by_type(values, STARS, TYPES)
     return FilterCalibration(band, found.value, found.error, loss, told, found, kinds, table)
 
@@ -89,6 +90,16 @@ def test_the_cut_out_is_the_same_sky_as_the_image(star):
     np.testing.assert_array_equal(near.images[0].get_array(), image[low:high, left:right])
     assert near.images[0].norm is whole.images[0].norm
     assert near.images[0].norm.vmax == 1000.0
+
+
+def test_of_a_large_image_every_few_pixels_are_drawn(star):
+    image, found, aperture = star
+    large = np.zeros((1600, 3200), np.float32)
+    large[: image.shape[0], : image.shape[1]] = image
+    whole, near, _ = star_figures.photometry(large, found, aperture).axes
+    np.testing.assert_array_equal(whole.images[0].get_array(), large[::3, ::3])
+    assert whole.images[0].get_extent() == [-0.5, 3200.5, -0.5, 1601.5]
+    assert near.images[0].get_array().shape == (20, 20)
 
 
 def test_a_star_at_the_edge_is_drawn_too(star):
@@ -250,6 +261,20 @@ def test_a_loss_that_was_given_is_drawn_at_the_mean_of_each_star():
     np.testing.assert_allclose(below.lines[0].get_ydata(), expected, rtol=1e-9)
 
 
+def test_a_star_that_was_only_dithered_is_drawn_at_its_mean():
+    """It is not in the fit."""
+    one = calibrate()
+    other = one.observations[2:4].copy()
+    other["name"] = ["mu Col"] * 2
+    one = replace(one, observations=vstack([one.observations, other]))
+    _, below = star_figures.repeatability({"F1000W": one}).axes
+
+    dithered, fitted = (line.get_ydata() for line in below.lines[:2])
+    np.testing.assert_allclose(fitted, [0.1, -0.1, 0.1], rtol=1e-9)
+    # Residuals of 0, 0.1 and 0 % about their mean.
+    np.testing.assert_allclose(dithered, 100 * (np.array([1, 1.001, 1]) / (1 + 1e-3 / 3) - 1), rtol=1e-9)
+
+
 def test_filters_without_a_repeated_star_are_left_out():
     one = calibrate()
     single = replace(one, observations=one.observations[:4])
@@ -295,12 +320,43 @@ def test_curves_need_no_apertures_but_there_must_be_one(gaussian):
         star_figures.encircled_energy({})
 
 
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        (["F560W", "F770W"], 2),
+        (["jw01234001001_02101_00001_mirimage_cal.fits", "model"], 1),
+        ([f"2MASS J17571324+6703409 {k}" for k in range(30)], 2),
+    ],
+)
+def test_names_of_curves_have_room(gaussian, names, columns):
+    figure = star_figures.encircled_energy(dict.fromkeys(names, gaussian), corrections(gaussian))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box, page = legend.get_window_extent(), figure.bbox
+
+    assert legend._ncols == columns
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0
+    # The curves keep their place above.
+    assert box.y1 < figure.axes[0].get_window_extent().y0
+    labels = [text.get_text() for text in legend.get_texts()]
+    expected = names if len(names) < 12 else [*names[:12], "18 more"]
+    assert labels == [*expected, "background", "apertures, 1 data set"]
+
+
+def test_apertures_say_what_they_come_from(gaussian):
+    for number, words in ((0, "of the model"), (1, "1 data set"), (7, "7 data sets")):
+        found = replace(corrections(gaussian), number=number)
+        (legend,) = star_figures.encircled_energy({"a": gaussian}, found).legends
+        assert legend.get_texts()[-1].get_text() == f"apertures, {words}"
+
+
 def test_psfs_are_relative_to_their_peaks():
     image = np.array([[0.0, 1.0, np.nan], [2.0, 40.0, 2.0], [-1.0, 1.0, 0.001]])
     figure = star_figures.psfs({"F560W": image, "F770W": 10 * image, "F1000W": image})
 
     first, second, third, bar = figure.axes
     assert [axis.get_title() for axis in (first, second, third)] == ["F560W", "F770W", "F1000W"]
+    assert second.get_xlabel() == "3 \N{MULTIPLICATION SIGN} 3 pixel"
     shown = first.images[0].get_array()
     expected = np.array([[1e-4, 0.025, 0], [0.05, 1, 0.05], [1e-4, 0.025, 1e-4]])
     np.testing.assert_allclose(np.ma.filled(shown, 0), expected)

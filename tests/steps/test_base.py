@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from miri_steps.steps.base import check_file
+from miri_steps.steps.base import check_file, is_exposure_file, remove_suffix
 
 
 @pytest.fixture
@@ -34,3 +34,10 @@ def test_files_that_are_not_whole_are_refused(whole, part):
         words = "(is truncated|must be a FITS file, but cannot be read)"
         with pytest.raises(ValueError, match=f"{path.name} {words}"):
             check_file(path)
+
+
+def test_names_of_compressed_files_lose_both_ends():
+    assert remove_suffix("jw01_cal.fits") == ("jw01", "_")
+    assert [is_exposure_file(name) for name in ("a.fits.gz", "A.FITS", "a.asdf", "a.json", "a.gz")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
