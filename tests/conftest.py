@@ -92,13 +92,15 @@ class Standards:
     """
     Simulated standard stars in a folder: ``stars``, ``spectra``, ``throughputs`` and ``psfs``.
 
-    The first star is observed again and again, while the sensitivity falls.
+    The first star is observed again and again, in two subarrays in turn, while the sensitivity falls.
     """
 
     folder: Path
     band: str = "F1000W"
     #: Loss per year, amplitude and tau [d].
     loss: tuple = (0.03, 0.2, 200.0)
+    #: Rates in subarrays in units of those in the second.
+    subarrays: tuple = (("SUB64", 0.985), ("SUB256", 1.0))
     #: True fluxes [mJy], and the names that CALSPEC gives the spectra.
     stars: tuple = (
         ("J1757132", 60.0, "1757132_mod_005"),
@@ -115,7 +117,8 @@ class Standards:
         ra, dec, days = 10.0 * (1 + place), 60.0, mjd - 59720.0
         loss, amplitude, tau = self.loss
         fading = (1 - loss * days / 365) * (amplitude * np.exp(-days / tau) + 1 - amplitude)
-        star = Table({"ra": [ra], "dec": [dec], "flux_mjy": [self.stars[place][1] * fading]})
+        flux = self.stars[place][1] * fading * dict(self.subarrays)[subarray]
+        star = Table({"ra": [ra], "dec": [dec], "flux_mjy": [flux]})
         scene = simulate.Scene(ra, dec).with_catalog(star)
         plan = simulate.grid(ra, dec, n=(1, 1), step=1.0, per_visit=1, start_time=mjd, observation=number)
         settings = {"sky": 5.0, "noise": 0.05, "bad_pixels": 0.0, "psf": simulate.psf(self.band)}
@@ -130,7 +133,7 @@ class Standards:
         dates = [(self.stars[0][0], 59740.0 + days) for days in np.linspace(0, 1380, 12)]
         dates += [(star[0], 60020.0 + 100 * k) for k, star in enumerate(self.stars[1:])]
         for number, (name, mjd) in enumerate(dates, start=1):
-            model = self.look(name, mjd, number)
+            model = self.look(name, mjd, number, self.subarrays[number % 2 if name == dates[0][0] else 0][0])
             model.save(str(self.folder / "stars" / model.meta.filename))
         for _, flux, name in self.stars:
             self._write_spectrum(flux, name)

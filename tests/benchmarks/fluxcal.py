@@ -34,13 +34,15 @@ from jwst.datamodels import ModelContainer
 from jwst.resample import ResampleStep
 from stdatamodels.jwst import datamodels
 
-from miri_steps import fluxcal_chain, simulate
+from miri_steps import detector, fluxcal_chain, simulate
 from miri_steps.fluxcal import config
 from miri_steps.fluxcal.calibration import FilterCalibration, calibrate
 
 BANDS = list(TRUTH)
 # Which of the levels photometry takes: 0.7.
 _LEVEL = 5
+# Images of narrower stars are undersampled [pixel].
+_SAMPLED = 2.5
 
 # ---- noise-free and real stars ----------------------------------------------------------------------------
 
@@ -63,12 +65,18 @@ def run(folder: Path, bands: Sequence[str], real: bool) -> Result:
     stars.mkdir()
     for band in bands:
         for look in fluxcal_world.plan(world.random, band, MONITORED if real else ONE):
-            for model in world.expose(look, band):
+            for model in world.expose(look, band, dithers_of(look, band, real)):
                 model.save(str(stars / model.meta.filename))
     models = fluxcal_world.write_models(folder, bands, simulate.psf)
     made = time.perf_counter()
     found = fluxcal_chain.run(stars, folder / "out", bright=BRIGHT, **models)
     return Result(world, found, folder / "out", (made - start, time.perf_counter() - made))
+
+
+def dithers_of(look: Look, band: str, real: bool) -> tuple[int, int]:
+    """Dither stars that much hangs on where their light depends on the place on a pixel, as it is done."""
+    undersampled = detector.FWHM[band] < _SAMPLED
+    return (2, 2) if undersampled and not real and look.star in (*BRIGHT, *ONE) else (1, 1)
 
 
 def centroids(result: Result, band: str) -> tuple[float, float]:
