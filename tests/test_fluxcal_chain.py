@@ -100,17 +100,42 @@ def test_subarrays_are_solved_for(tables, tmp_path):
     assert abs(found["SUB64"] - 0.985) < 2 * errors["SUB64"] < 0.01
 
 
-def test_what_has_no_model_is_left_out(tables, tmp_path, caplog):
+def test_what_has_no_model_is_left_out(tables, tmp_path):
     photometry, fluxes = tables
     table = QTable.read(photometry)
-    other = table[-3:].copy()
-    other["name"], other["filter"] = ["HD 1", *["10 Lac"] * 2], ["F1000W", "F770W", "F1000W"]
-    other["timemid"][2] = np.nan * u.day
+    other = table[-2:].copy()
+    other["name"], other["filter"] = ["HD 1", "10 Lac"], ["F1000W", "F1000W"]
+    other["timemid"][1] = np.nan * u.day
     vstack([table, other]).write(photometry, overwrite=True)
-    (found,) = fluxcal_chain.write_factors(photometry, fluxes, tmp_path / "out").values()
+    with pytest.warns(UserWarning) as warned:
+        (found,) = fluxcal_chain.write_factors(photometry, fluxes, tmp_path / "out").values()
 
     assert len(found.observations) == len(table)
-    assert "is known of 10 Lac in F1000W, 10 Lac in F770W, HD 1 in F1000W: left out" in caplog.text
+    words = " ".join(str(warning.message) for warning in warned)
+    assert "HD 1 in F1000W" in words and "10 Lac in F1000W" in words
+
+
+def test_losses_have_errors_from_columns_too(output, tmp_path):
+    table = QTable.read(output / "losses.ecsv")
+    del table.meta["covariance"]
+    table.write(tmp_path / "losses.ecsv")
+    (found,) = inputs.read_losses(tmp_path / "losses.ecsv").values()
+
+    assert found.loss == pytest.approx(table["loss"][0].to_value(1 / u.yr))
+    np.testing.assert_allclose(found.errors[0], table["loss_error"][0].to_value(1 / u.yr))
+    np.testing.assert_allclose(found.errors[2], table["tau_error"][0].to_value(u.day))
+    table.remove_columns(["loss_error", "amplitude_error", "tau_error"])
+    table["tau"] = table["tau"].value
+    table.write(tmp_path / "losses.ecsv", overwrite=True)
+    with pytest.raises(ValueError, match="the column tau of .*losses.ecsv must be in d, got"):
+        inputs.read_losses(tmp_path / "losses.ecsv")
+
+
+def test_images_that_are_not_whole_are_refused_by_name(standards, tmp_path):
+    (first, *_) = sorted((standards.folder / "stars").iterdir())
+    (tmp_path / "half_cal.fits").write_bytes(first.read_bytes()[:50000])
+    with pytest.raises(ValueError, match="half_cal.fits is truncated"):
+        inputs.survey([first, tmp_path / "half_cal.fits"])
 
 
 def test_growth_curves_of_bright_stars_are_joined_to_models(standards, tmp_path):
@@ -187,15 +212,20 @@ def test_spectra_and_curves_are_found_by_name(tmp_path, caplog):
         ({"throughputs": "nowhere"}, "there is no folder .*nowhere"),
         ({"directory": "psfs"}, r"there must be files \*_i2d.fits or \*_cal.fits in"),
         ({"output": "stars"}, "exists and is not an empty folder"),
+        ({"--ee": "0.85"}, "ee must be one of 0.2, 0.3, .*, got 0.85"),
+        ({"--bright": "mu Col"}, "bright stars must be targets of the images, but mu Col is not of"),
+        ({"--losses": "nowhere.ecsv"}, "there is no file nowhere.ecsv"),
     ],
 )
 def test_what_is_missing_is_named(standards, change, words):
     night = standards.folder
     given = {"directory": "stars", "output": "fresh"}
-    given |= {"spectra": "spectra", "throughputs": "throughputs"} | change
+    given |= {"spectra": "spectra", "throughputs": "throughputs"}
+    given |= {name: value for name, value in change.items() if name in given}
     folders = {name: str(night / folder) for name, folder in given.items()}
     arguments = ["fluxcal", "all", folders["directory"], "-o", folders["output"], f"--psfs={night / 'psfs'}"]
     arguments += [f"--{name}={folders[name]}" for name in ("spectra", "throughputs")]
+    arguments += [f"{name}={value}" for name, value in change.items() if name.startswith("--")]
     with pytest.raises(SystemExit, match=words):
         cli.main(arguments)
     assert not (night / "fresh").exists()

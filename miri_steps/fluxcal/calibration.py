@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from miri_steps.fluxcal.time_loss import Fit, TimeLoss
 __all__ = ["FilterCalibration", "calibrate"]
 
 _FACTOR = u.MJy / u.sr / (u.DN / u.s)
-# The loss of a filter is known where the sensitivity at all dates is known to this.
+# Stars tell the loss of a filter if the sensitivity at the dates of their observations is known to this.
 _KNOWN = 0.03
 
 
@@ -69,7 +70,11 @@ def calibrate(
 
     The loss of sensitivity of a filter is that of stars that were seen again (see `monitoring.fit`); in
     coronagraphic filters, which are seldom used for that, it is interpolated in pivot wavelength between
-    those of imaging filters.
+    those of imaging filters. So is that of an imaging filter whose stars were not seen often enough, or tell
+    it with a larger error than the interpolation has. A loss needs no model of a star: all that were measured
+    count. Where errors of the loss are large, as in a filter that was last monitored long ago, so is that of
+    the factor.
+
     Rates are put to the sensitivity at `time_loss.T0` and the transmission of the reference subarray,
     factors follow from the fluxes of models, and each star has one vote in their average. The error of the
     factor is that of this average, of the loss, and of the transmissions, those of each subarray in
@@ -79,17 +84,18 @@ def calibrate(
     ----------
     photometry : QTable
         Rows of `StarPhotometryStep`. Those of stars that were not measured are left out; so are, with a
-        warning, those whose rate is not above 0.
+        warning, those whose rate is not above 0 or whose date is not known.
     fluxes : QTable
         Column ``name``, and one for each filter [Jy]; see `band_fluxes.tabulate`. Stars that `config.star`
-        does not know go by the names that they have in both tables.
+        does not know go by the names that they have in both tables. Stars without a finite flux above 0 are
+        left out of the factor, and filters without any such star are left out, with a warning.
     transmissions : mapping, optional
         Rates in subarrays in units of that in the reference; `config.transmissions` if not given. They can be
         solved for with `subarrays.solve`.
     transmission_errors : mapping, optional
         Their standard deviations; 0 where not given.
     losses : mapping, optional
-        Loss of filters where it is known.
+        Loss of filters where it is known, by their names.
     repeatability : float, optional
         Relative error of a rate beside its noise, from the flat field and the place of the star on a pixel.
         Without it the few brightest observations decide alone.
@@ -106,23 +112,24 @@ def calibrate(
     Raises
     ------
     ValueError
-        If a column, its unit, a value or a flux is missing or makes no sense, a filter or subarray is not
-        known, no row is left in a filter, or a loss is neither given nor identifiable from the observations.
+        If a column, its unit or a value is missing or makes no sense, a filter or subarray is not known, no
+        row is left, fluxes of a star differ, or a loss is neither given nor identifiable from the
+        observations.
     """
     table = observations.usable(photometry, transmissions, repeatability=repeatability)
-    errors = {config.subarray(name): error for name, error in (transmission_errors or {}).items()}
+    errors = config.by_subarray("transmission_errors", transmission_errors or {})
     _check_errors(errors)
     rows = {str(band): table[table["filter"] == band] for band in np.unique(table["filter"])}
     if set(rows) - set(config.bands()):
         raise ValueError(f"filters must be of {', '.join(config.bands())}, got {', '.join(rows)}")
     rows = {band: rows[band] for band in config.bands() if band in rows}
-    given = losses or {}
-    fits = {band: _fit_loss(group, band, legacy) for band, group in rows.items() if band not in given}
-    known = {band: fit.loss for band, fit in fits.items() if fit} | dict(given)
+    given = config.by_band("losses", losses or {})
+    fits = _fit_losses(rows, given, legacy)
+    known = {band: fit.loss for band, fit in fits.items()} | given
     calibrations = {}
-    for band, group in rows.items():
+    for band, group in _with_models(rows, fluxes).items():
         loss = _loss_of(band, known)
-        group = _with_factors(group, fluxes, band, loss)
+        group = _with_factors(group, loss)
         calibrations[band] = _calibrate(group, band, loss, fits.get(band), errors, legacy)
     return calibrations
 
@@ -133,6 +140,26 @@ def _check_errors(errors):
             raise ValueError(
                 f"the error of the transmission of {name} must be finite and 0 or more, got {error}"
             )
+
+
+def _fit_losses(rows, given, legacy):
+    """Fit losses that are not given, and leave those out that are better known from other filters."""
+    fits = {band: _fit_loss(group, band, legacy) for band, group in rows.items() if band not in given}
+    fits = {band: fit for band, fit in fits.items() if fit}
+    # The worst first: what is left for those that follow is better than they are.
+    for band in sorted(fits, key=lambda band: _largest_error(fits[band].loss, rows[band]), reverse=True):
+        others = given | {other: fit.loss for other, fit in fits.items() if other != band}
+        try:
+            between = _loss_of(band, others)
+        except ValueError:
+            continue
+        if _largest_error(between, rows[band]) < _largest_error(fits[band].loss, rows[band]):
+            del fits[band]
+    return fits
+
+
+def _largest_error(loss, table):
+    return loss.sensitivity_error(table["timemid"].to_value(u.day)).max()
 
 
 def _fit_loss(table, band, legacy):
@@ -146,8 +173,7 @@ def _fit_loss(table, band, legacy):
     fit = monitoring.fit(table)
     if fit is None:
         return None
-    error = fit.loss.sensitivity_error(table["timemid"].to_value(u.day))
-    return fit if error.max() < _KNOWN else None
+    return fit if _largest_error(fit.loss, table) < _KNOWN else None
 
 
 def _fit_published(table):
@@ -179,10 +205,9 @@ def _loss_of(band, known):
         ) from error
 
 
-def _with_factors(table, fluxes, band, loss):
-    """Add flux of the model, sensitivity and calibration factor to each observation."""
+def _with_factors(table, loss):
+    """Add sensitivity and calibration factor to each observation."""
     table = table.copy()
-    table["flux"] = _model_fluxes(table["name"], fluxes, band) * u.Jy
     table["sensitivity"] = loss.sensitivity(table["timemid"].to_value(u.day))
     rate = table["reference_rate"].value / table["sensitivity"]
     area = table["pixel_area"].to_value(u.sr)
@@ -224,17 +249,38 @@ def _transmission_error(table, errors):
     return float(np.linalg.norm(np.bincount(number, part * error)) / part.sum())
 
 
-def _model_fluxes(names, fluxes, band):
-    """Look up the fluxes of stars [Jy]."""
-    for column in ("name", band):
-        if column not in fluxes.colnames:
-            raise ValueError(f"fluxes must have a column {column}, got {', '.join(fluxes.colnames)}")
+def _with_models(rows, fluxes):
+    """Add the fluxes of models, and leave out stars and filters without any."""
+    if "name" not in fluxes.colnames:
+        raise ValueError(f"fluxes must have a column name, got {', '.join(fluxes.colnames) or 'none'}")
+    found = {}
+    for band, table in rows.items():
+        known = _model_fluxes(fluxes, band)
+        here = np.array([str(star) in known for star in table["name"]], bool)
+        for star in np.unique(table["name"][~here]):
+            words = f"no model flux is known of {star} in {band}: it is left out of the factor"
+            warnings.warn(words, stacklevel=3)
+        if here.any():
+            found[band] = table[here]
+            found[band]["flux"] = [known[str(star)] for star in found[band]["name"]] * u.Jy
+        else:
+            warnings.warn(f"{band} is left out: no model flux is known of its stars", stacklevel=3)
+    if not found:
+        raise ValueError(f"fluxes must hold a star observed in {', '.join(rows)}, but they hold none")
+    return found
+
+
+def _model_fluxes(fluxes, band):
+    """List the fluxes of stars in a filter [Jy], those that are finite and above 0."""
+    if band not in fluxes.colnames:
+        return {}
     given = getattr(fluxes[band], "unit", None)
     if given is None or not given.is_equivalent(u.Jy):
         raise ValueError(f"fluxes must have the column {band} in Jy, got {given or 'no unit'}")
-    values = u.Quantity(fluxes[band]).to_value(u.Jy)
-    known = {config.star(str(name)).name: flux for name, flux in zip(fluxes["name"], values, strict=True)}
-    unknown = sorted({str(star) for star in names if not 0 < known.get(star, 0.0) < np.inf})
-    if unknown:
-        raise ValueError(f"fluxes in {band} must hold all stars observed, but not {', '.join(unknown)}")
-    return np.array([known[star] for star in names])
+    column = fluxes[band].filled(np.nan) if hasattr(fluxes[band], "filled") else fluxes[band]
+    known = {}
+    for name, flux in zip(fluxes["name"], u.Quantity(column).to_value(u.Jy), strict=True):
+        star = config.star(str(name)).name
+        if 0 < flux < np.inf and known.setdefault(star, flux) != flux:
+            raise ValueError(f"fluxes must hold one of {star} in {band}, got {known[star]} and {flux} Jy")
+    return known

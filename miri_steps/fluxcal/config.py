@@ -12,7 +12,18 @@ from astropy.table import Table
 
 from miri_steps import detector
 
-__all__ = ["REFERENCE_SUBARRAY", "Band", "Star", "band", "bands", "star", "subarray", "transmissions"]
+__all__ = [
+    "REFERENCE_SUBARRAY",
+    "Band",
+    "Star",
+    "band",
+    "bands",
+    "by_band",
+    "by_subarray",
+    "star",
+    "subarray",
+    "transmissions",
+]
 
 #: The transmission of a subarray is the rate of a star in it over that in this one.
 REFERENCE_SUBARRAY = "SUB256"
@@ -150,6 +161,68 @@ def subarray(name: str) -> str:
     return name.upper().removesuffix("_IP")
 
 
+def by_band(what: str, given: Mapping[str, object]) -> dict[str, object]:
+    """
+    Put what is given by filter under their names here.
+
+    Parameters
+    ----------
+    what : str
+        What it is, for words.
+    given : mapping
+        By the name of the filter, in capitals or not.
+
+    Returns
+    -------
+    dict
+        The same by `Band.name`.
+
+    Raises
+    ------
+    ValueError
+        If a filter is not known, or is there twice.
+    """
+    return _renamed(what, given, lambda name: band(name).name)
+
+
+def by_subarray(what: str, given: Mapping[str, object]) -> dict[str, object]:
+    """
+    Put what is given by subarray under the names of `subarray`.
+
+    Parameters
+    ----------
+    what : str
+        What it is, for words.
+    given : mapping
+        By the name of the subarray, in capitals or not, with ``_IP`` or without.
+
+    Returns
+    -------
+    dict
+        The same by `subarray`.
+
+    Raises
+    ------
+    ValueError
+        If two names are those of one subarray.
+
+    Examples
+    --------
+    >>> by_subarray("transmissions", {"sub64_ip": 0.97})
+    {'SUB64': 0.97}
+    """
+    return _renamed(what, given, subarray)
+
+
+def _renamed(what, given, rename):
+    found = {}
+    for name, value in given.items():
+        if rename(name) in found:
+            raise ValueError(f"{what} must hold {rename(name)} once, got {', '.join(given)}")
+        found[rename(name)] = value
+    return found
+
+
 def star(name: str) -> Star:
     """
     Find a flux standard by any of its names.
@@ -157,19 +230,20 @@ def star(name: str) -> Star:
     Parameters
     ----------
     name : str
-        Name, as in TARGNAME; capitals, blanks, hyphens and underscores make no difference.
+        Name, as in TARGNAME; capitals, blanks, hyphens and underscores make no difference to those listed.
 
     Returns
     -------
     Star
-        Its name and type; a star that is not listed keeps its name and has the type "other".
+        Its name and type; a star that is not listed keeps its name, without blanks around it, and has
+        the type "other".
 
     Examples
     --------
     >>> star("J1757132").name
     '2MASS J17571324+6703409'
     """
-    return _stars().get(_plain(name), Star(name, "other"))
+    return _stars().get(_plain(name), Star(name.strip(), "other"))
 
 
 @cache

@@ -47,7 +47,7 @@ def compute(bands: Iterable[str], folder: str | Path) -> dict[str, Path]:
         Names of the filters.
     folder : str or Path
         Where ``<band>.fits`` is written for each, to be read by `encircled.read_psf`; a file of this name is
-        replaced when the new one is whole.
+        replaced when the new one is whole. The folder is made if it is not there.
 
     Returns
     -------
@@ -59,7 +59,9 @@ def compute(bands: Iterable[str], folder: str | Path) -> dict[str, Path]:
     ImportError
         If stpsf is not installed.
     FileNotFoundError
-        If there is no such folder, or stpsf has no data.
+        If stpsf has no data.
+    NotADirectoryError
+        If the folder is a file.
     ValueError
         If a filter is none of MIRI's imager.
 
@@ -68,9 +70,10 @@ def compute(bands: Iterable[str], folder: str | Path) -> dict[str, Path]:
     Perrin et al. 2014, Proc. SPIE 9143, 91433X (doi:10.1117/12.2056689).
     """
     known, folder = [config.band(name) for name in bands], Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"the folder for PSFs must not be a file, got {folder}")
     instrument = _instrument()
+    folder.mkdir(parents=True, exist_ok=True)
     return {band.name: _write(instrument, band, folder / f"{band.name}.fits") for band in known}
 
 

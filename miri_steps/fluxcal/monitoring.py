@@ -13,8 +13,8 @@ from miri_steps.fluxcal.time_loss import Fit
 
 __all__ = ["fit", "seen_again"]
 
-# A loss is fitted to stars that were seen again if these have so many epochs or more. Dithers, which lie
-# closer together than this, are one epoch [d].
+# A loss is fitted to stars that were seen again if these have so many epochs or more. What is within this
+# time of the first observation of an epoch, as dithers are, belongs to it [d].
 _LEAST_REPEATS, _EPOCH = 8, 10.0
 # An observation is wrong that deviates by so many standard deviations, stated or those of the scatter; if
 # more than this part of the observations does, something else is wrong.
@@ -40,17 +40,25 @@ def seen_again(names: np.ndarray, mjd: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray
-        True for these, shape (n,); nowhere if there are fewer than eight epochs of such stars. What is closer
-        together than ten days is one epoch.
+        True for these, shape (n,); nowhere if there are fewer than eight epochs of such stars. An epoch lasts
+        ten days from its first observation: a star that is observed every week has one every two weeks.
     """
     again, epochs = np.zeros(len(mjd), bool), 0
     for name in np.unique(names):
         here = names == name
-        number = 1 + int((np.diff(np.sort(mjd[here])) > _EPOCH).sum())
+        number = _count_epochs(mjd[here])
         if number > 1:
             again |= here
             epochs += number
     return again if epochs >= _LEAST_REPEATS else np.zeros(len(mjd), bool)
+
+
+def _count_epochs(mjd):
+    number, start = 0, -np.inf
+    for day in np.sort(mjd):
+        if day - start > _EPOCH:
+            number, start = number + 1, day
+    return number
 
 
 def fit(table: QTable, *, by_subarray: bool = False) -> Fit | None:

@@ -24,12 +24,13 @@ def usable(
     """
     Take the rows that were measured, and put them on one scale.
 
-    Rows without a rate are left out; so are, with a warning, those whose rate is not above 0.
+    Rows without a rate are left out; so are, with a warning, those whose rate is not above 0, and those
+    without a date.
 
     Parameters
     ----------
     photometry : QTable
-        Rows of `StarPhotometryStep`.
+        Rows of `StarPhotometryStep`; a blank cell is a value that is missing.
     transmissions : mapping, optional
         Rates in subarrays in units of that in the reference; `config.transmissions` if not given.
     repeatability : float, optional
@@ -45,11 +46,14 @@ def usable(
     Raises
     ------
     ValueError
-        If a column, its unit or a value is missing or makes no sense, or no row is left in a filter.
+        If a column, its unit or a value is missing or makes no sense, or no row is left.
     """
+    if not (np.isfinite(repeatability) and repeatability >= 0):
+        raise ValueError(f"repeatability must be finite and 0 or more, got {repeatability}")
     table = _measured(_with_units(photometry))
     _check_values(table)
     known = config.transmissions() if transmissions is None else transmissions
+    known = config.by_subarray("transmissions", known)
     table["name"] = [config.star(str(name)).name for name in table["name"]]
     table["transmission"] = [_transmission(str(subarray), known) for subarray in table["subarray"]]
     table["reference_rate"] = table["rate"].to(_RATE) / table["transmission"]
@@ -70,21 +74,26 @@ def _with_units(photometry):
         given = getattr(photometry[name], "unit", None)
         if given is None or not given.is_equivalent(unit):
             raise ValueError(f"photometry must have the column {name} in {unit}, got {given or 'no unit'}")
-    return QTable(photometry)
+    table = QTable(photometry)
+    for name in (*_UNITS, "apcorr"):
+        if hasattr(table[name], "filled"):
+            table[name] = table[name].filled(np.nan)
+    return table
 
 
 def _measured(table):
     table = table[np.isfinite(table["rate"].value)]
     if not len(table):
         raise ValueError("photometry must hold at least one star that was measured, got none")
-    positive = table["rate"].value > 0
-    for row in np.flatnonzero(~positive):
-        words = f"{_origin(table, row)} is left out: its rate must be above 0, got {table['rate'][row]:.4g}"
-        warnings.warn(words, stacklevel=3)
-    empty = sorted(set(table["filter"].tolist()) - set(table["filter"][positive].tolist()))
-    if empty:
-        raise ValueError(f"there must be a star with a rate above 0 in {', '.join(empty)}, got none")
-    return table[positive]
+    positive, dated = table["rate"].value > 0, np.isfinite(table["timemid"].value)
+    for row in np.flatnonzero(~(positive & dated)):
+        words = "its date is not known"
+        if not positive[row]:
+            words = f"its rate must be above 0, got {table['rate'][row]:.4g}"
+        warnings.warn(f"{_origin(table, row)} is left out: {words}", stacklevel=3)
+    if not (positive & dated).any():
+        raise ValueError("there must be a star with a date and a rate above 0, got none")
+    return table[positive & dated]
 
 
 def _check_values(table):

@@ -34,6 +34,8 @@ _BETWEEN, _ROUNDS = 0.6, 50
 _MOST_MASKED, _CORE = 0.05, 1.0
 # So much of the ring must be seen.
 _LEAST_RING = 0.5
+# Its noise is told from at least so many of its pixels that are seen on both sides.
+_LEAST_ACROSS = 20
 # Around a star so much is looked at [outer radius of the ring], and what its centroid may travel.
 _REACH = 2.0
 
@@ -82,7 +84,8 @@ class Measurement:
     background, background_error : float
         Of a pixel, and its standard deviation [unit of the image].
     background_scatter : float
-        Standard deviation of a pixel in the ring [unit of the image].
+        Noise of a pixel in the ring, a standard deviation without the structure of the star's PSF there
+        [unit of the image].
     peak : float
         Brightest pixel in the aperture [unit of the image].
     area : float
@@ -183,6 +186,13 @@ def measure(
 
         error^2 = sum err^2 + (area sigma_ring)^2 / n_ring
 
+    The ring of a bright star is full of the structure of its PSF. That is much the same across the centre,
+    and noise is not: sigma_ring is the clipped standard deviation of the differences across it, over the
+    square root of the number of pixels whose noise is in them. It is not more than the scatter of the ring
+    itself, for what is not symmetric counts twice in differences, and not less than ``err`` says, which is
+    all there is where fewer than 20 pixels of the ring are seen on both sides. It fails for bright stars
+    where pixels are too wide for interpolation, in F560W and less in F770W: errors are too large.
+
     Masked pixels in the aperture, few of them and none near the middle, are taken from across the centre. In
     a drizzled image neighbours share their noise, and errors of sums are larger than these. Of a large image
     only a square about the star is looked at.
@@ -253,7 +263,7 @@ def _measure(image, err, bad, center, aperture):
     filled, filled_err, number = _fill(image, err, bad, center, aperture)
     inside = CircularAperture(center, aperture.radius)
     stats = ApertureStats(filled, inside, error=filled_err)
-    background, scatter, pixels = _background(image, bad, center, aperture)
+    background, scatter, pixels = _background(image, err, bad, center, aperture)
     error = scatter / pixels**0.5
     area = float(inside.area)
     return Measurement(
@@ -327,8 +337,8 @@ def _fill(image, err, bad, center, aperture):
     return whole, symmetry.fill(err, bad, center, aperture.radius)[0], number
 
 
-def _background(image, bad, center, aperture):
-    """Mean of the ring, standard deviation of a pixel there, and number of pixels."""
+def _background(image, err, bad, center, aperture):
+    """Mean of the ring, noise of a pixel there, and number of pixels."""
     ring = CircularAnnulus(center, *aperture.sky)
     # Each pixel counts by what the ring has of it: near a star whole pixels more or less make a difference.
     weight = ring.to_mask(method="exact").to_image(image.shape)
@@ -338,9 +348,34 @@ def _background(image, bad, center, aperture):
             f"at least {100 * _LEAST_RING:.0f} % of the ring of {aperture.sky[0]:.1f} to "
             f"{aperture.sky[1]:.1f} pixels must be seen, but {100 * weight.sum() / ring.area:.0f} % is"
         )
-    values, weight = image[weight > 0], weight[weight > 0]
-    kept = ~np.ma.getmaskarray(SigmaClip(sigma=3.0, maxiters=10)(values))
-    values, weight = values[kept], weight[kept]
+    used = weight > 0
+    values, weight = image[used], weight[used]
+    kept = ~np.ma.getmaskarray(_clip(values))
+    values, weight, known = values[kept], weight[kept], err[used][kept]
     mean = np.average(values, weights=weight)
     scatter = np.sqrt(np.average((values - mean) ** 2, weights=weight))
-    return float(mean), float(scatter), float(weight.sum() ** 2 / (weight**2).sum())
+    # What is masked must not spoil what is interpolated beside it.
+    whole, *_ = symmetry.fill(np.where(bad, mean, image), bad, center, aperture.sky[1])
+    noise = min(scatter, _noise(whole, used & _seen_across(bad, center), center))
+    noise = max(noise, np.sqrt(np.mean(known**2)))
+    return float(mean), float(noise), float(weight.sum() ** 2 / (weight**2).sum())
+
+
+def _clip(values):
+    return SigmaClip(sigma=3.0, maxiters=10)(values)
+
+
+def _seen_across(bad, center):
+    """Say where nothing that is masked takes part in what is across."""
+    return symmetry.across(bad, center, order=1) == 0
+
+
+def _noise(image, pixels, center):
+    """Tell the noise of a pixel from differences across the centre; 0 where there are too few."""
+    if pixels.sum() < _LEAST_ACROSS:
+        return 0.0
+    # Interpolation averages: what is across has only a part of the variance of a pixel.
+    one = np.zeros(image.shape)
+    one[tuple(np.rint(center[::-1]).astype(int))] = 1.0
+    part = np.nansum(symmetry.across(one, center) ** 2)
+    return np.std(_clip((image - symmetry.across(image, center))[pixels])) / np.sqrt(1 + part)

@@ -12,7 +12,7 @@ from astropy.table import QTable
 from astropy.time import Time
 from stdatamodels.jwst.datamodels import JwstDataModel, MirImgApcorrModel, MirImgPhotomModel
 
-from miri_steps import __version__
+from miri_steps import __version__, whole_files
 from miri_steps.fluxcal import config
 from miri_steps.fluxcal.calibration import FilterCalibration
 from miri_steps.fluxcal.encircled import Corrections
@@ -95,7 +95,8 @@ def photom(
     ValueError
         If a filter is not known, a number is not finite and positive, or there is none.
     """
-    given = config.transmissions() if transmissions is None else transmissions
+    known = config.transmissions() if transmissions is None else transmissions
+    given = config.by_subarray("transmissions", known)
     _check_calibrations(calibrations, pixel_area)
     rows = [
         (band, subarray, calibration, given.get(config.subarray(subarray), 1.0))
@@ -194,14 +195,14 @@ def apcorr_errors(corrections: Mapping[str, Corrections]) -> QTable:
 
 def save(model: JwstDataModel, path: str | Path, *, overwrite: bool = False) -> Path:
     """
-    Write a reference file.
+    Write a reference file, whole or not at all.
 
     Parameters
     ----------
     model : MirImgPhotomModel or MirImgApcorrModel
         Its content.
     path : str or Path
-        Where to.
+        Where to; ends in ``.fits``.
     overwrite : bool, optional
         Whether a file there may be replaced.
 
@@ -214,11 +215,17 @@ def save(model: JwstDataModel, path: str | Path, *, overwrite: bool = False) -> 
     ------
     FileExistsError
         If there is one that must not be replaced.
+    ValueError
+        If the name does not end in ``.fits``.
     """
     path = Path(path)
+    if path.suffix != ".fits":
+        raise ValueError(f"the name of a reference file must end in .fits, got {path.name}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; overwrite must be True to replace it")
-    model.save(str(path), overwrite=True)
+    # The model takes the name of a file from a string only: the temporary one must not stay in its header.
+    model.meta.filename = path.name
+    whole_files.replace(path, lambda part: model.to_fits(Path(part), overwrite=True))
     return path
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from astropy import units as u
 from astropy.table import QTable
 
 from miri_steps.fluxcal import config, monitoring, observations, time_loss
 from miri_steps.fluxcal.config import REFERENCE_SUBARRAY
+from miri_steps.fluxcal.time_loss import Fit, TimeLoss
 
 __all__ = ["solve"]
 
 
-def solve(photometry: QTable, *, repeatability: float = 0.003) -> QTable:
+def solve(
+    photometry: QTable, *, losses: Mapping[str, TimeLoss] | None = None, repeatability: float = 0.003
+) -> QTable:
     """
     Solve for the transmission of subarrays.
 
@@ -22,12 +27,16 @@ def solve(photometry: QTable, *, repeatability: float = 0.003) -> QTable:
     and other subarrays between them. Its transmission is the weighted mean of what the filters give; the
     error of the mean is widened where filters scatter by more than their errors (see `time_loss.inflation`).
 
-    It fails where too few stars were seen again for the loss of sensitivity: see `time_loss.fit`.
+    It fails where too few stars were seen again for the loss of sensitivity: see `time_loss.fit`. Where the
+    loss is given, pairs of exposures of one night are enough; its error is then left out of those of
+    transmissions, which is right for such pairs, and no observation is looked upon as wrong.
 
     Parameters
     ----------
     photometry : QTable
         Rows of `StarPhotometryStep`.
+    losses : mapping, optional
+        Loss of filters where it is known, by their names.
     repeatability : float, optional
         Relative error of a rate beside its noise, as in `calibrate`.
 
@@ -49,12 +58,13 @@ def solve(photometry: QTable, *, repeatability: float = 0.003) -> QTable:
     table["subarray"] = [config.subarray(str(name)) for name in table["subarray"]]
     table = table[np.isin(table["subarray"], list(known))]
     groups = [_tied(table[table["filter"] == band]) for band in np.unique(table["filter"])]
-    fits = [(group["subarray"], fit) for group in groups if (fit := _fit(group))]
+    given = config.by_band("losses", losses or {})
+    fits = [(group["subarray"], fit) for group in groups if (fit := _fit(group, given))]
     if not fits:
         raise ValueError(
             f"to solve for transmissions stars must have been observed in {REFERENCE_SUBARRAY} and another "
-            "subarray of the imager, in one filter, and at eight epochs or more; got "
-            f"{_used(table) or 'none of the imager'}"
+            "subarray of the imager, in one filter, and at eight epochs or more unless its loss is given; "
+            f"got {_used(table) or 'none of the imager'}"
         )
     return QTable(rows=[_row(name, value, fits) for name, value in known.items()])
 
@@ -69,12 +79,40 @@ def _tied(table):
     return table[tied & (count[number] > 1)]
 
 
-def _fit(table):
+def _fit(table, losses):
     """Fit loss, brightness and transmissions in a filter; None where that cannot be."""
-    again = monitoring.seen_again(table["name"], table["timemid"].to_value(u.day))
-    if len(set(table["subarray"])) < 2 or not again.any():
+    if len(set(table["subarray"])) < 2:
         return None
-    return monitoring.fit(table, by_subarray=True)
+    if table["filter"][0] in losses:
+        return _fit_known(table, losses[table["filter"][0]])
+    again = monitoring.seen_again(table["name"], table["timemid"].to_value(u.day))
+    return monitoring.fit(table, by_subarray=True) if again.any() else None
+
+
+def _fit_known(table, loss):
+    """Fit brightness and transmissions where the loss is known: linear in logarithms."""
+    error = np.asarray(table["relative_error"])
+    light = table["light"].value / loss.sensitivity(table["timemid"].to_value(u.day))
+    stars, star = np.unique(table["name"], return_inverse=True)
+    names, window = np.unique(table["subarray"], return_inverse=True)
+    others = np.flatnonzero(names != REFERENCE_SUBARRAY)
+    design = np.hstack([np.eye(len(stars))[star], (window[:, None] == others).astype(float)]) / error[:, None]
+    solution = np.linalg.lstsq(design, np.log(light) / error, rcond=None)[0]
+    residual = np.log(light) / error - design @ solution
+    chi2, dof = float(residual @ residual), len(table) - len(solution)
+    covariance = np.linalg.inv(design.T @ design) * time_loss.inflation(chi2, dof)
+    factor = np.exp(solution[len(stars) :])
+    errors = factor * np.sqrt(np.diag(covariance)[len(stars) :])
+    return Fit(
+        loss=loss,
+        scale=dict(zip(stars.tolist(), np.exp(solution[: len(stars)]).tolist(), strict=True)),
+        factor={REFERENCE_SUBARRAY: 1.0} | dict(zip(names[others].tolist(), factor.tolist(), strict=True)),
+        factor_error={REFERENCE_SUBARRAY: 0.0}
+        | dict(zip(names[others].tolist(), errors.tolist(), strict=True)),
+        residual=np.expm1(residual * error),
+        chi2=chi2,
+        dof=dof,
+    )
 
 
 def _row(name, known, fits):

@@ -139,6 +139,10 @@ class Fit:
     """
     The loss of sensitivity that repeated observations of stars follow.
 
+    Errors grow with the scatter, but do not shrink with it: where ``chi2`` is far below ``dof`` the errors
+    that were given are too large, and so are those of all that was fitted, by the root of dof / chi2. Nothing
+    warns of that.
+
     Parameters
     ----------
     loss : TimeLoss
@@ -456,7 +460,9 @@ def interpolate(losses: Mapping[float, TimeLoss], wavelength: float) -> TimeLoss
     Returns
     -------
     TimeLoss
-        Linear in wavelength between the nearest on each side, with their covariances.
+        Linear in wavelength between the nearest on each side, and so is its covariance: errors of neighbours
+        may have one cause, and do not average out. To that is added the error of the interpolation itself,
+        for which half the difference between the two is taken.
 
     Raises
     ------
@@ -473,9 +479,9 @@ def interpolate(losses: Mapping[float, TimeLoss], wavelength: float) -> TimeLoss
     after = int(np.searchsorted(known, wavelength))
     left, right = losses[known[after - 1]], losses[known[after]]
     part = (wavelength - known[after - 1]) / (known[after] - known[after - 1])
+    first, last = (np.array([one.loss, one.amplitude, one.tau]) for one in (left, right))
+    half = (last - first) / 2
     return TimeLoss(
-        loss=(1 - part) * left.loss + part * right.loss,
-        amplitude=(1 - part) * left.amplitude + part * right.amplitude,
-        tau=(1 - part) * left.tau + part * right.tau,
-        covariance=(1 - part) ** 2 * left.covariance + part**2 * right.covariance,
+        *((1 - part) * first + part * last).tolist(),
+        covariance=(1 - part) * left.covariance + part * right.covariance + np.outer(half, half),
     )

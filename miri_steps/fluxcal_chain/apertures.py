@@ -15,7 +15,7 @@ from miri_steps.fluxcal.photometry import Aperture
 from miri_steps.fluxcal_chain.inputs import Image
 from miri_steps.steps import star_images
 
-__all__ = ["Growth", "measure"]
+__all__ = ["Growth", "check_bright", "measure"]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -70,13 +70,7 @@ def measure(images: Iterable[Image], psfs: Mapping[str, Path], bright: Iterable[
         If there is no image of a bright star.
     """
     images = list(images)
-    names = {config.star(name).name for name in bright}
-    missing = sorted(names - {image.star for image in images})
-    if missing:
-        raise ValueError(
-            f"bright stars must be targets of the images, but {', '.join(missing)} is not of "
-            f"{', '.join(sorted({image.star for image in images}))}"
-        )
+    names = check_bright(images, bright)
     resampling = images[0].resampling
     models = {band: encircled.read_psf(path, resampling=resampling) for band, path in psfs.items()}
     stars = {band: {} for band in models}
@@ -84,6 +78,36 @@ def measure(images: Iterable[Image], psfs: Mapping[str, Path], bright: Iterable[
         if image.star in names and image.band in models:
             stars[image.band] |= _join(image.path, models[image.band])
     return {band: _average(band, model, stars[band]) for band, model in models.items()}
+
+
+def check_bright(images: Iterable[Image], bright: Iterable[str]) -> set[str]:
+    """
+    Look bright stars up among the targets.
+
+    Parameters
+    ----------
+    images : iterable of Image
+        Mosaics or exposures.
+    bright : iterable of str
+        Names of stars.
+
+    Returns
+    -------
+    set of str
+        Their names, as in `config.star`.
+
+    Raises
+    ------
+    ValueError
+        If there is no image of one of them.
+    """
+    names, targets = {config.star(name).name for name in bright}, {image.star for image in images}
+    if names - targets:
+        raise ValueError(
+            f"bright stars must be targets of the images, but {', '.join(sorted(names - targets))} is not of "
+            f"{', '.join(sorted(targets))}"
+        )
+    return names
 
 
 def _average(band, model, stars):

@@ -173,7 +173,14 @@ def _run(parts, args):
     whole = args.directory.resolve()
     output = args.output or whole.with_name(f"{whole.name}_fluxcal")
     names = "spectra", "throughputs", "apertures", "psfs", "bright", "ee", "solve_subarrays", "author"
-    _list(parts.run(args.directory, output, **_chosen(args, *names), **_chosen_averages(args)))
+    given = _chosen(args, *names) | _chosen_averages(args)
+    try:
+        _list(parts.run(args.directory, output, **given))
+    except (OSError, ValueError) as error:
+        # The longest part is done: the rest can be done by itself.
+        if (output / "photometry.ecsv").exists() and not isinstance(error, FileExistsError):
+            raise ValueError(f"{error}; tables for 'miri-steps fluxcal factors' are in {output}") from error
+        raise
     return output
 
 

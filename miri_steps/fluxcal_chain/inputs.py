@@ -17,6 +17,7 @@ from miri_steps.fluxcal import config
 from miri_steps.fluxcal.encircled import Resampling
 from miri_steps.fluxcal.time_loss import TimeLoss
 from miri_steps.steps import star_images
+from miri_steps.steps.base import check_file
 
 __all__ = [
     "Image",
@@ -39,8 +40,8 @@ _FITS = ".fits", ".fits.gz"
 _TABLES = ".ecsv", ".fits", ".dat", ".txt"
 # As CALSPEC names its files: p330e_mod_008.fits, wd1057_719_mod_009.fits.
 _CALSPEC = re.compile(r"(.+)_([a-z]+)_(\d+)")
-# Mosaics are drizzled alike where pixels and what is dropped differ by less than this part.
-_ALIKE = 1e-3
+# The columns of losses.
+_LOSS = {"loss": 1 / u.yr, "amplitude": u.one, "tau": u.day}
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,20 @@ def survey(paths: Iterable[Path]) -> list[Image]:
 
     Raises
     ------
+    FileNotFoundError
+        If one is missing.
     ValueError
-        If there is none, or not all were drizzled alike: the light in an aperture depends on it.
+        If there is none, one of them is not whole, or not all were drizzled alike: the light in an aperture
+        depends on it.
     """
+    paths = list(paths)
+    for path in paths:
+        check_file(path)
     images = [_look(path) for path in paths]
     if not images:
         raise ValueError("there must be at least one image, got none")
     for one in images[1:]:
-        if not _alike(images[0].resampling, one.resampling):
+        if not star_images.drizzled_alike(images[0].resampling, one.resampling):
             raise ValueError(
                 f"all images must be exposures, or mosaics with the same pixels, got {images[0].path} with "
                 f"{images[0].resampling} and {one.path} with {one.resampling}"
@@ -143,13 +150,6 @@ def _look(path):
             mjd=meta.exposure.mid_time or np.nan,
             resampling=star_images.resampling(model),
         )
-
-
-def _alike(one, other):
-    if one is None or other is None:
-        return one is other
-    values = [(each.pixfrac, each.pixel_scale_ratio) for each in (one, other)]
-    return np.allclose(*values, rtol=_ALIKE)
 
 
 def find_by_filter(folder: str | Path, endings: Iterable[str] = _TABLES) -> dict[str, Path]:
@@ -271,26 +271,39 @@ def read_losses(path: str | Path) -> dict[str, TimeLoss]:
     Returns
     -------
     dict
-        Loss by filter. Its covariance is that in the metadata of the table, 0 where there is none.
+        Loss by filter. Its covariance is that in the metadata of the table, or else that of columns of
+        errors; what is not known is 0.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing.
+        If a column is missing, or has no unit or another.
     """
-    table = _with_columns(path, "filter", "loss", "amplitude", "tau")
+    table = _with_columns(path, {"filter": None, **_LOSS})
     known = table.meta.get("covariance", {})
     return {
         str(row["filter"]): TimeLoss(
-            loss=float(row["loss"].to_value(1 / u.yr)),
-            amplitude=float(row["amplitude"]),
-            tau=float(row["tau"].to_value(u.day)),
-            covariance=np.array(known.get(str(row["filter"]), np.zeros((3, 3))), float),
+            *(_value(row[name], unit) for name, unit in _LOSS.items()),
+            covariance=_covariance(row, known.get(str(row["filter"]))),
         )
         for row in table
     }
+
+
+def _covariance(row, known):
+    if known is None:
+        named = ((f"{name}_error", unit) for name, unit in _LOSS.items())
+        known = np.diag(
+            [_value(row[name], unit) ** 2 if name in row.colnames else 0.0 for name, unit in named]
+        )
+    # The published procedure knows no errors: NaN.
+    return np.nan_to_num(np.array(known, float))
+
+
+def _value(cell, unit):
+    return float(u.Quantity(cell).to_value(unit))
 
 
 def read_transmissions(path: str | Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -314,19 +327,23 @@ def read_transmissions(path: str | Path) -> tuple[dict[str, float], dict[str, fl
     ValueError
         If a column is missing.
     """
-    table = _with_columns(path, "subarray", "transmission")
-    names = [str(name) for name in table["subarray"]]
+    table = _with_columns(path, {"subarray": None, "transmission": u.one})
+    names = [config.subarray(str(name)) for name in table["subarray"]]
     errors = table["transmission_error"] if "transmission_error" in table.colnames else np.zeros(len(table))
     return tuple(
         dict(zip(names, map(float, column), strict=True)) for column in (table["transmission"], errors)
     )
 
 
-def _with_columns(path, *names):
+def _with_columns(path, units):
     table = read_table(path)
-    missing = [name for name in names if name not in table.colnames]
+    missing = [name for name in units if name not in table.colnames]
     if missing:
-        raise ValueError(f"{path} must have the columns {', '.join(names)}, but not {', '.join(missing)}")
+        raise ValueError(f"{path} must have the columns {', '.join(units)}, but not {', '.join(missing)}")
+    for name, unit in units.items():
+        given = getattr(table[name], "unit", None) or u.one
+        if unit is not None and not given.is_equivalent(unit):
+            raise ValueError(f"the column {name} of {path} must be in {unit}, got {given or 'no unit'}")
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,16 +13,15 @@ from astropy import units as u
 from astropy.time import Time
 
 from miri_steps import detector
-from miri_steps.fluxcal import band_fluxes, config, reference_files, subarrays, tables
+from miri_steps.fluxcal import band_fluxes, config, encircled, reference_files, subarrays, tables
 from miri_steps.fluxcal.calibration import FilterCalibration, calibrate
 from miri_steps.fluxcal.reference_files import About
 from miri_steps.fluxcal_chain import apertures as growth_curves
 from miri_steps.fluxcal_chain import inputs
+from miri_steps.steps.base import check_file
 from miri_steps.steps.star_photometry import StarPhotometryStep
 
 __all__ = ["run", "write_apertures", "write_factors", "write_fluxes", "write_photometry", "write_subarrays"]
-
-log = logging.getLogger(f"stpipe.{__name__}")
 
 _TABLES = ".ecsv", ".tex"
 # Tells stpipe to ask CRDS for no parameters.
@@ -94,19 +92,32 @@ def run(
     """
     if (apertures is None) == (psfs is None):
         raise ValueError(f"either apertures or psfs must be given, got {apertures} and {psfs}")
-    images = inputs.find_images(folder)
-    for find, given in ((inputs.find_by_filter, throughputs), (inputs.find_spectra, spectra)):
-        find(given)
+    images, bright = inputs.find_images(folder), list(bright)
+    given = inputs.read_losses(losses) if losses else None
+    _check_inputs(images, spectra, throughputs, apertures, psfs, bright, ee)
     output = inputs.new_folder(output)
     fluxes = write_fluxes(spectra, throughputs, output / "fluxes.ecsv")
     if psfs is not None:
         apertures = write_apertures(images, psfs, output / "apcorr.fits", bright=bright, author=author)
     stars = write_photometry(images, apertures, output / "photometry.ecsv", ee=ee)
     known = _known(write_subarrays(stars, output / "subarrays.ecsv") if solve_subarrays else None)
-    settings = {"repeatability": repeatability, "legacy": legacy}
-    calibrations = _calibrate(stars, fluxes, known, losses, **settings)
+    settings = {"losses": given, "repeatability": repeatability, "legacy": legacy}
+    calibrations = _calibrate(stars, fluxes, known, **settings)
     _write_calibration(calibrations, output, known[0], author)
     return calibrations
+
+
+def _check_inputs(images, spectra, throughputs, apertures, psfs, bright, ee):
+    """Refuse what would stop the work in its middle."""
+    inputs.find_by_filter(throughputs)
+    inputs.find_spectra(spectra)
+    if apertures is not None:
+        check_file(apertures)
+        return
+    inputs.find_by_filter(psfs, (".fits",))
+    if not any(np.isclose(ee, level) for level in encircled.LEVELS[:-1]):
+        raise ValueError(f"ee must be one of {', '.join(map(str, encircled.LEVELS[:-1]))}, got {ee}")
+    growth_curves.check_bright(inputs.survey(images), bright)
 
 
 def write_apertures(
@@ -319,7 +330,8 @@ def write_factors(
         If a table is missing or lacks something.
     """
     known = _known(transmissions)
-    calibrations = _calibrate(photometry, fluxes, known, losses, repeatability=repeatability, legacy=legacy)
+    settings = {"losses": inputs.read_losses(losses) if losses else None, "legacy": legacy}
+    calibrations = _calibrate(photometry, fluxes, known, repeatability=repeatability, **settings)
     _write_calibration(calibrations, inputs.new_folder(output), known[0], author)
     return calibrations
 
@@ -330,15 +342,13 @@ def _known(transmissions):
     return dict(config.transmissions()) | told, errors
 
 
-def _calibrate(photometry, fluxes, known, losses, **settings):
-    stars, models = inputs.read_table(photometry), inputs.read_table(fluxes)
+def _calibrate(photometry, fluxes, known, **settings):
     transmissions, errors = known
     return calibrate(
-        _with_models(stars, models),
-        models,
+        inputs.read_table(photometry),
+        inputs.read_table(fluxes),
         transmissions=transmissions,
         transmission_errors=errors,
-        losses=inputs.read_losses(losses) if losses else None,
         **settings,
     )
 
@@ -350,32 +360,12 @@ def _write_calibration(calibrations, output, transmissions, author):
     observations = tables.observations(calibrations)
     for name, listed in (("types", tables.by_type(calibrations)), ("observations", observations)):
         tables.write(listed, output / f"{name}.ecsv")
-    files = f"Images: {', '.join(dict.fromkeys(observations['file'].tolist()))}."
-    about = _about(observations["timemid"].to_value(u.day), author, files)
+    files = observations["file"].tolist() if "file" in observations.colnames else ["a table without files"]
+    history = f"Images: {', '.join(dict.fromkeys(files))}."
+    about = _about(observations["timemid"].to_value(u.day), author, history)
     model = reference_files.photom(calibrations, _PIXEL_AREA, about, transmissions=transmissions)
     reference_files.save(model, output / "photom.fits")
     _draw("calibration", calibrations, output)
-
-
-def _with_models(stars, models):
-    """Leave out images that no date is known of, or no flux of their star in their filter."""
-    known = {config.star(str(name)).name: k for k, name in enumerate(models["name"])}
-    here = np.array(
-        [
-            np.isfinite(row["timemid"])
-            and row["name"] in known
-            and row["filter"] in models.colnames
-            and np.isfinite(models[row["filter"]][known[row["name"]]])
-            for row in stars
-        ],
-        bool,
-    )
-    left = sorted({f"{row['name']} in {row['filter']}" for row in stars[~here]})
-    if left:
-        log.warning("no model flux or no date is known of %s: left out", ", ".join(left))
-    if not here.any():
-        raise ValueError("there must be a star with a date and a model flux in its filter, but there is none")
-    return stars[here]
 
 
 def _draw(what, *given):

@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -330,7 +331,7 @@ def check_file(path: str | Path) -> None:
             with fits.open(path) as hdus:
                 end = max(info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdus))
             size = _size(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} must be a FITS file, but cannot be read: {error}") from error
     # Of a file that is cut inside a header astropy lists what comes before, so that bytes are left over.
     if size != end:

@@ -1,6 +1,7 @@
 """What `StarPhotometryStep` takes from an image, and the row that it makes of it."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,19 @@ from miri_steps import detector, exposures
 from miri_steps.fluxcal import config
 from miri_steps.fluxcal.encircled import Resampling
 from miri_steps.fluxcal.photometry import Aperture, Measurement
+from miri_steps.steps.base import check_file
 
-__all__ = ["CorrectedAperture", "StarImage", "find_aperture", "native_pixel", "read", "resampling", "row"]
+__all__ = [
+    "CorrectedAperture",
+    "StarImage",
+    "UnusableAperturesError",
+    "drizzled_alike",
+    "find_aperture",
+    "native_pixel",
+    "read",
+    "resampling",
+    "row",
+]
 
 log = logging.getLogger(f"stpipe.{__name__}")
 
@@ -25,6 +37,16 @@ _SURFACE_BRIGHTNESS, _COUNTS = "MJy/sr", "DN/s"
 _DO_NOT_USE = datamodels.dqflags.pixel["DO_NOT_USE"]
 # The sensitivity falls by a few percent a year: a mosaic of more than this needs more than one date [d].
 _LONGEST_SPAN = 30.0
+# What `miri_steps.fluxcal_chain` writes into the history of apertures.
+_MADE_FOR = re.compile(
+    r"For (?:Resampling\(pixfrac=([\d.e-]+), pixel_scale_ratio=([\d.e-]+)\)|exposures, as they are)\."
+)
+# Mosaics are drizzled alike where pixels and what is dropped differ by less than this part.
+_ALIKE = 1e-3
+
+
+class UnusableAperturesError(ValueError):
+    """An aperture correction reference file is of no use, whatever the image is."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +244,9 @@ def find_aperture(
     """
     Look an aperture up, and put it from native pixels to those of the image.
 
+    A file of this package says in its history what it was made for; for an image that was drizzled otherwise,
+    both are named in the log.
+
     Parameters
     ----------
     model : ImageModel
@@ -240,10 +265,17 @@ def find_aperture(
 
     Raises
     ------
+    UnusableAperturesError
+        If the file cannot be read, is not of this kind, or holds ``ee`` for no filter.
     ValueError
-        If the reference file has no such aperture.
+        If it has no such aperture for this image.
     """
-    rows = _rows(model, reference)
+    table, history = _read_apertures(reference)
+    if not np.isclose(table["eefraction"], ee, atol=1e-4).any():
+        known = ", ".join(f"{level:.2f}" for level in np.unique(table["eefraction"]))
+        raise UnusableAperturesError(f"ee must be one of {known} in {reference}, got {ee}")
+    rows = _rows(model, reference, table)
+    _check_kind(model, reference, history)
     chosen = rows[np.isclose(rows["eefraction"], ee, atol=1e-4)]
     if len(chosen) != 1:
         known = ", ".join(f"{level:.2f}" for level in rows["eefraction"])
@@ -254,15 +286,39 @@ def find_aperture(
     return CorrectedAperture(Aperture(radius, (inner, outer), fwhm), ee, float(chosen["apcorr"][0]))
 
 
-def _rows(model, reference):
+def _read_apertures(reference):
+    """Read the table of a reference file, and its history."""
+    try:
+        check_file(reference)
+        with datamodels.open(reference) as file:
+            if isinstance(file, datamodels.MirImgApcorrModel):
+                entries = file.instance.get("history", {}).get("entries", ())
+                # FITS breaks what is longer than a card.
+                return np.array(file.apcorr_table), "".join(entry["description"] for entry in entries)
+    except (OSError, ValueError) as error:
+        raise UnusableAperturesError(f"the apertures cannot be read: {error}") from error
+    raise UnusableAperturesError(f"{reference} must be an aperture correction reference file of MIRI imaging")
+
+
+def _check_kind(model, reference, history):
+    """Warn of apertures that were made for another kind of image."""
+    made = _MADE_FOR.search(history)
+    if not made:
+        return
+    values = [float(value) for value in made.groups() if value]
+    wanted, own = resampling(model), Resampling(*values) if values else None
+    if not drizzled_alike(wanted, own):
+        log.warning(
+            "%s was made %s, but %s is %s: light may be off by some percent",
+            *(reference, f"f{made[0][1:-1]}", model.meta.filename, wanted or "an exposure"),
+        )
+
+
+def _rows(model, reference, table):
     """Look up the apertures for the filter and subarray of an image."""
     band, subarray = model.meta.instrument.filter, model.meta.subarray.name
     if not (band and subarray):
         raise ValueError(f"{model.meta.filename} must have FILTER and SUBARRAY, got {band} and {subarray}")
-    with datamodels.open(reference) as file:
-        if not isinstance(file, datamodels.MirImgApcorrModel):
-            raise ValueError(f"{reference} must be an aperture correction reference file of MIRI imaging")
-        table = np.array(file.apcorr_table)
     bands, subarrays = (np.char.strip(table[column].astype(str)) for column in ("filter", "subarray"))
     # In-pixel mode is read out like the subarray itself.
     rows = table[(bands == band) & (subarrays == subarray.removesuffix("_IP"))]
@@ -323,6 +379,26 @@ def resampling(model: JwstDataModel) -> Resampling | None:
         pixfrac=1.0 if pixfrac is None else pixfrac,
         pixel_scale_ratio=_scale_ratio(model, _pixel_scale(model)),
     )
+
+
+def drizzled_alike(one: Resampling | None, other: Resampling | None) -> bool:
+    """
+    Tell whether the same apertures are right for two images.
+
+    Parameters
+    ----------
+    one, other : Resampling or None
+        How each was drizzled; None for an exposure.
+
+    Returns
+    -------
+    bool
+        Whether both are exposures, or mosaics that were drizzled alike.
+    """
+    if one is None or other is None:
+        return one is other
+    values = [(each.pixfrac, each.pixel_scale_ratio) for each in (one, other)]
+    return np.allclose(*values, rtol=_ALIKE)
 
 
 def row(

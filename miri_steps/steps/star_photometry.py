@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from astropy.table import QTable, Table, vstack
 from jwst.datamodels import ModelContainer, ModelLibrary
+from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from miri_steps import exposures, whole_files
@@ -65,7 +66,8 @@ class StarPhotometryStep(MiriStep):
         FileExistsError, FileNotFoundError
             If the table would be written over that of other images, or a file is missing.
         ValueError
-            If parameters make no sense, a file is not whole, or no star could be measured.
+            If parameters make no sense, a file is not whole, the apertures are of no use, or no star could be
+            measured.
         """
         if (self.ra is None) != (self.dec is None):
             raise ValueError(f"ra and dec must be given together, got ra={self.ra} and dec={self.dec}")
@@ -74,7 +76,10 @@ class StarPhotometryStep(MiriStep):
         if not names:
             raise ValueError("the input must hold at least 1 image, got 0")
         path = self._table_path(input_data, names) if self.save_results else None
-        rows = [self._measure(*one) for one in zip(_opened(images), self._figure_paths(names), strict=True)]
+        figures = self._figure_paths(names)
+        rows = [
+            self._measure(*one, figure) for one, figure in zip(_opened(images, names), figures, strict=True)
+        ]
         table = vstack(rows, metadata_conflicts="silent")
         if all(table["problem"] != ""):
             raise ValueError("no star could be measured: " + "; ".join(table["problem"]))
@@ -100,15 +105,18 @@ class StarPhotometryStep(MiriStep):
         times = Counter(path(name) for name in names)
         return [path(name, k if times[path(name)] > 1 else None) for k, name in enumerate(names, start=1)]
 
-    def _measure(self, model, figure) -> QTable:
-        """Measure the star in one image."""
+    def _measure(self, model, problem, figure) -> QTable:
+        """Measure the star in one image, unless there is a problem with it."""
         seen = chosen = found = expected = None
-        problem = ""
         try:
+            if problem:
+                raise ValueError(problem)
             seen = star_images.read(model)
             chosen = star_images.find_aperture(model, seen, self.get_reference_file(model, "apcorr"), self.ee)
-            expected = seen.pixel_of(*self._position(model))
+            expected = self._expected(model, seen)
             found = self._find_and_measure(seen, chosen.aperture, expected)
+        except star_images.UnusableAperturesError:
+            raise
         except ValueError as error:
             problem = f"{model.meta.filename}: {error}"
             log.warning("%s", problem)
@@ -129,6 +137,17 @@ class StarPhotometryStep(MiriStep):
         found = photometry.measure(seen.image, seen.err, start, aperture, mask=seen.mask, forced=self.forced)
         area = seen.area_at(found.x, found.y)
         return replace(found, light=found.light * area, light_error=found.light_error * area)
+
+    def _expected(self, model, seen):
+        """Tell the pixel where the star should be."""
+        ra, dec = self._position(model)
+        expected = seen.pixel_of(ra, dec)
+        beyond = 0.5 + self.within / seen.pixel_scale
+        ny, nx = seen.image.shape
+        # Far away a WCS gives anything, also what is not finite.
+        if not all(-beyond <= at <= n - 1 + beyond for at, n in zip(expected, (nx, ny), strict=True)):
+            raise ValueError(f"the target is not in the image: it is at ra={ra:.6f}, dec={dec:.6f}")
+        return expected
 
     def _position(self, model):
         """Where the star should be: TARG_RA and TARG_DEC are those at the time of the exposure."""
@@ -173,21 +192,34 @@ def _names(images) -> list[str]:
     return [one.name if isinstance(one, Path) else one.meta.filename or "" for one in images]
 
 
-def _opened(images) -> Iterator[JwstDataModel]:
-    """Open one image after the other; mosaics do not fit into a library."""
+def _opened(images, names) -> Iterator[tuple[JwstDataModel, str]]:
+    """Open one image after the other, and say what the problem is; mosaics do not fit into a library."""
     if isinstance(images, ModelLibrary):
         with images:
-            for k in range(len(images)):
-                model = images.borrow(k)
-                yield model
-                images.shelve(model, k, modify=False)
+            for k, name in enumerate(names):
+                model, problem = _open(images.borrow, k, name)
+                yield model, problem
+                if not problem:
+                    images.shelve(model, k, modify=False)
         return
-    for one in images:
+    for one, name in zip(images, names, strict=True):
         if isinstance(one, Path):
-            with exposures.open_file(one) as model:
-                yield model
+            model, problem = _open(exposures.open_file, one, name)
+            with model:
+                yield model, problem
         else:
-            yield one
+            yield one, ""
+
+
+def _open(how, which, name) -> tuple[JwstDataModel, str]:
+    """Open an image; of one that cannot be opened there is but the name, and what the problem is."""
+    try:
+        return how(which), ""
+    # A file that is broken inside fails with any error, and the other images must not be lost.
+    except Exception as error:
+        model = datamodels.ImageModel()
+        model.meta.filename = name
+        return model, f"it cannot be opened: {error}"
 
 
 def _product(given, names) -> str | None:

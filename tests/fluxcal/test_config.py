@@ -53,5 +53,18 @@ def test_a_star_has_many_names(name):
 def test_types_of_stars():
     assert config.star("BD+60-1753") == config.star("BD+60 1753") == config.Star("BD+60 1753", "A dwarf")
     assert config.star("10LAC").type == "hot"
+    assert config.star("BD60 1753 ").name == config.star("BD60D1753").name == "BD+60 1753"
+    assert config.star("eta01 Dor").name == "eta1 Dor"
+    assert config.star("HD-38949") == config.Star("HD 38949", "solar analogue")
+    assert config.star(" My star ") == config.Star("My star", "other")
     assert config.star("P330E") == config.Star("GSPC P330-E", "solar analogue")
     assert config.star("HD 1") == config.Star("HD 1", "other")
+
+
+def test_names_of_what_is_given_are_those_here():
+    assert config.by_band("losses", {"f770w": 1, "F1065C": 2}) == {"F770W": 1, "F1065C": 2}
+    assert config.by_subarray("transmissions", {"sub64_ip": 0.97}) == {"SUB64": 0.97}
+    with pytest.raises(ValueError, match="filter must be one of F560W, .*, got F444W"):
+        config.by_band("losses", {"F444W": 1})
+    with pytest.raises(ValueError, match="transmissions must hold SUB64 once, got SUB64, SUB64_IP"):
+        config.by_subarray("transmissions", {"SUB64": 0.97, "SUB64_IP": 0.97})

@@ -17,6 +17,8 @@ from miri_steps.fluxcal.encircled import LEVELS, EncircledEnergy, Resampling
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REFERENCE = SHARED / "reference" / "jwst_miri_apcorr_0014.fits"
 needs_shared = pytest.mark.skipif(not REFERENCE.exists(), reason="needs ../shared/data")
+# Filters with models there.
+MODELS = "F560W", "F770W", "F1000W", "F1130W", "F1280W", "F1500W", "F1800W", "F2100W", "F2550W"
 # Of stars [counts], and of their images on each side of the central pixel.
 LIGHT, HALF = 1e7, 62
 
@@ -260,6 +262,70 @@ def test_neighbours_that_spoil_a_star_are_refused():
         encircled.join(*field("F1500W", (0, 0), [(-24.0, 20.0, 0.2)]), truth, 40.0)
 
 
+@pytest.mark.parametrize(
+    ("band", "words"),
+    [
+        ("F770W", "correction of 70 % .* 0.95 to 1.05 .* 1.05"),
+        ("F1500W", "radius of 70 % .* 0.85 to 1.3 .* 1.35"),
+    ],
+)
+def test_neighbours_within_three_fwhm_are_refused_if_bright(band, words):
+    """None is looked for there."""
+    near = 2 * config.band(band).fwhm * np.array([0.8, 0.6])
+    _, truth = model(band)
+    with pytest.raises(ValueError, match=words):
+        encircled.join(*field(band, (0.2, -0.3), [(*near, 0.09)], 10), truth, radius_of_join(band))
+
+
+@pytest.mark.parametrize(
+    ("rise", "words"),
+    [
+        (300, "radius of 70 % .*, got 0.6"),
+        (100, "radius of 70 % .*, got 0.8"),
+        (-100, "radius of 85 % .*, got 1.7"),
+    ],
+)
+def test_backgrounds_with_a_hollow_or_a_top_at_the_star_are_refused(rise, words):
+    """By so much from there to the join; of 300 the corrections are off by 3 %, and the radii by half."""
+    _, truth = model("F560W")
+    image, center = field("F560W", (0.2, -0.3), noise=10)
+    y, x = np.indices(image.shape)
+    join = radius_of_join("F560W")
+    image += rise * ((x - center[0]) ** 2 + (y - center[1]) ** 2) / join**2
+    with pytest.raises(ValueError, match=words):
+        encircled.join(image, center, truth, join)
+
+
+def _round(curve, half):
+    """Draw a round star with a growth curve, in its middle."""
+    fine = (np.arange(4 * (2 * half + 1)) + 0.5) / 4 - half - 0.5
+    edges = np.linspace(0.01, 1.5 * half, 4000)
+    brightness = np.diff(curve.within(edges)) / (np.pi * np.diff(edges**2))
+    shown = np.interp(np.hypot(fine, fine[:, None]), (edges[1:] + edges[:-1]) / 2, brightness)
+    return shown.reshape(2 * half + 1, 4, 2 * half + 1, 4).mean(axis=(1, 3))
+
+
+@needs_shared
+@pytest.mark.parametrize("band", MODELS)
+def test_stars_of_the_telescope_are_joined_to_models_without_wavefront_errors(band):
+    """These differ from it more than any others: in F1130W by 32 % in the radius of 0.85."""
+    table = Table.read(REFERENCE)
+    table = table[(table["subarray"] == "FULL") & (table["filter"] == band)]
+    path = SHARED / "psf" / f"miri_{band.lower()}_os4.fits"
+    truth = encircled.read_psf(path, resampling=Resampling())
+    beyond = truth.radius > 27
+    flight = EncircledEnergy(
+        np.concatenate([table["radius"], table["skyout"][:1], truth.radius[beyond]]),
+        np.concatenate([table["eefraction"], [0.85], truth.energy[beyond]]),
+    )
+    image = LIGHT * np.nan_to_num(_round(flight, 40)) + 50
+    joined = encircled.join(image, (40, 40), truth, 27.0)
+    found = encircled.corrections(joined)
+    # Drawn in pixels it is a little wider in its core.
+    np.testing.assert_allclose(found.radius[5:], table["radius"][5:], rtol=0.04)
+    assert found.sky[1] == pytest.approx(table["skyout"][0], rel=0.03)
+
+
 def test_what_is_too_small_is_refused(gaussian):
     with pytest.raises(
         ValueError, match=r"must be 14.0 pixels from the edges of the image, but 10.0 are left"
@@ -290,9 +356,28 @@ def test_mosaics_that_cannot_be_are_refused(given, words):
 def _file(path, total, **header):
     axis = np.exp(-0.5 * ((np.arange(81) - 40) / 8) ** 2)
     hdu = fits.PrimaryHDU(total * np.outer(axis, axis) / axis.sum() ** 2)
-    hdu.header.update(PIXELSCL=0.11 / 4, **header)
+    hdu.header.update({"PIXELSCL": 0.11 / 4, **header})
     hdu.writeto(path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("header", "samples"),
+    [
+        ({"PIXELSCL": 0.0277, "OVERSAMP": 4}, 4),
+        ({"PIXELSCL": 0.0277, "DET_SAMP": 4}, 4),
+        # The first is that of the pupil.
+        ({"PIXELSCL": 0.0277, "OVERSAMP": 2, "DET_SAMP": 4}, 4),
+        ({"PIXELSCL": 0.0277}, 0.11 / 0.0277),
+        # Rebinned by who did not say so.
+        ({"PIXELSCL": 0.0554, "OVERSAMP": 4}, 0.11 / 0.0554),
+    ],
+)
+def test_native_pixels_of_models_are_those_they_were_made_for(header, samples, tmp_path):
+    """As stars are measured in pixels of their image; a Gaussian of 8 samples, and two boxes of a pixel."""
+    curve = encircled.read_psf(_file(tmp_path / "psf.fits", 0.97, **header))
+    variance = (8 / samples) ** 2 + 1 / 6
+    assert curve.radius_of(0.5) == pytest.approx(np.sqrt(-2 * variance * np.log(1 - 0.5 / 0.97)), rel=1e-3)
 
 
 def test_psfs_without_the_light_outside_their_image_are_refused(tmp_path):
@@ -317,7 +402,8 @@ def test_data_sets_are_averaged(gaussian):
     np.testing.assert_allclose(found.radius, single[0].radius * 1.01)
     np.testing.assert_allclose(found.radius_scatter, single[0].radius * 0.02 / np.sqrt(2), rtol=1e-6)
     assert found.number == 2
-    assert encircled.average(single[:1]).apcorr_scatter.tolist() == [0.0] * 7
+    assert encircled.average(single[:1]).number == 1
+    assert np.isnan(encircled.average(single[:1]).apcorr_scatter).all()
     with pytest.raises(ValueError, match="at least one data set"):
         encircled.average([])
 
@@ -342,7 +428,7 @@ def test_models_without_wavefront_errors_are_a_little_sharper_than_flight():
     table = Table.read(REFERENCE)
     table = table[table["subarray"] == "FULL"]
     radius, apcorr, outer = [], [], []
-    for band in ("F560W", "F770W", "F1000W", "F1130W", "F1280W", "F1500W", "F1800W", "F2100W", "F2550W"):
+    for band in MODELS:
         path = SHARED / "psf" / f"miri_{band.lower()}_os4.fits"
         found = encircled.corrections(encircled.read_psf(path, resampling=Resampling()))
         flight = table[table["filter"] == band]
@@ -356,12 +442,12 @@ def test_models_without_wavefront_errors_are_a_little_sharper_than_flight():
 
     check(
         radius,
-        [0.856, 0.853, 0.889, 0.886, 0.902, 0.881, 0.811],
-        [1.016, 1.018, 1.021, 1.013, 1.019, 1.058, 1.007],
+        [0.853, 0.849, 0.885, 0.882, 0.896, 0.875, 0.805],
+        [1.009, 1.011, 1.014, 1.006, 1.012, 1.050, 1.000],
     )
     check(
         apcorr,
         [0.997, 0.997, 0.996, 0.996, 0.994, 0.997, 0.980],
-        [1.006, 1.006, 1.007, 1.008, 1.009, 1.020, 1.044],
+        [1.006, 1.006, 1.007, 1.008, 1.010, 1.020, 1.044],
     )
-    check(outer, 0.762, 1.034)
+    check(outer, 0.756, 1.027)

@@ -71,6 +71,12 @@ def test_stars_are_beside_the_masks_of_coronagraphs(miri, tmp_path):
     ]
 
 
+def test_the_folder_is_made(miri, tmp_path):
+    found = model_psfs.compute(["F770W"], tmp_path / "new" / "psfs")
+    assert found["F770W"] == tmp_path / "new" / "psfs" / "F770W.fits"
+    assert found["F770W"].is_file()
+
+
 def test_a_file_is_whole_or_as_it_was(miri, tmp_path, monkeypatch):
     (tmp_path / "F770W.fits").write_text("older")
     monkeypatch.setattr(fits.PrimaryHDU, "writeto", lambda self, path: path.write_text("half") and 1 / 0)
@@ -83,8 +89,8 @@ def test_a_file_is_whole_or_as_it_was(miri, tmp_path, monkeypatch):
 def test_what_is_missing_is_named(miri, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="filter must be one of F560W.*, got F200W"):
         model_psfs.compute(["F200W"], tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
-        model_psfs.compute(["F770W"], tmp_path / "nowhere")
+    with pytest.raises(NotADirectoryError, match="folder for PSFs must not be a file, got .*version.txt"):
+        model_psfs.compute(["F770W"], tmp_path / "version.txt")
     monkeypatch.setenv("STPSF_PATH", "nowhere")
     with pytest.raises(FileNotFoundError, match="must name the folder of stpsf's data, got 'nowhere'"):
         model_psfs.compute(["F770W"], tmp_path)
@@ -138,7 +144,8 @@ def test_stpsf_computes_round_telescopes(round_telescope):
         )
         curve = encircled.read_psf(found[band])
         # An Airy pattern has half its light within 0.535 wavelength / diameter; pixels and detector widen it.
-        half = 0.535 * wavelength * 1e-6 / diameter * 206264.8 / 0.11
+        pixel = header["PIXELSCL"] * header["OVERSAMP"]
+        half = 0.535 * wavelength * 1e-6 / diameter * 206264.8 / pixel
         assert half < curve.radius_of(0.5) < 1.15 * half
         assert 0.97 < curve.energy[-1] < 0.998
         assert (header["FILTER"], header["NORMALIZ"], header["OVERSAMP"]) == (band, "exit_pupil", 4)

@@ -36,6 +36,18 @@ def test_epochs_count_and_dithers_do_not():
     assert not monitoring.seen_again(names[1:], mjd[1:]).any()
 
 
+@pytest.mark.parametrize(("step", "epochs"), [(7, 79), (9, 61), (10.5, 105)])
+def test_stars_that_are_seen_every_week_are_seen_again(step, epochs):
+    """Three years without a gap of more than ten days."""
+    mjd = T0 + np.arange(0, 3 * 365, step)
+    assert monitoring.seen_again(np.repeat("a", len(mjd)), mjd).all()
+    # As many epochs as the first day of each, and that after it, tell.
+    assert monitoring._count_epochs(mjd[::-1]) == epochs
+    # Seven epochs are not enough, however many observations there are.
+    few = mjd[mjd < T0 + 7 * step * (2 if step < 10 else 1) - 0.1]
+    assert not monitoring.seen_again(np.repeat("a", len(few)), few).any()
+
+
 def test_a_wrong_observation_does_not_decide():
     table = observe(1)
     before = monitoring.fit(table, by_subarray=True)

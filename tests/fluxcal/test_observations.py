@@ -61,18 +61,52 @@ def test_a_negative_rate_does_not_stop_the_others(table):
     with pytest.warns(UserWarning, match=words):
         found = observations.usable(table)
     assert found["name"].tolist() == ["GD 71", "A new star"]
+    # Nor does one that is the only one in its filter.
     table["rate"][2] = 0.0 * u.DN / u.s
+    with pytest.warns(UserWarning, match="is left out"):
+        assert observations.usable(table)["name"].tolist() == ["GD 71"]
+    table["rate"] = -table["rate"]
     with (
         pytest.warns(UserWarning, match="is left out"),
-        pytest.raises(ValueError, match="there must be a star with a rate above 0 in F1550C, got none"),
+        pytest.raises(ValueError, match="must be a star with a date and a rate above 0, got none"),
     ):
-        observations.usable(table)
+        observations.usable(table[::2])
+
+
+def test_stars_without_a_date_are_left_out(table):
+    table["timemid"][1] = np.nan * u.day
+    words = r"HD-2811 in F770W \(second_cal.fits\) is left out: its date is not known"
+    with pytest.warns(UserWarning, match=words):
+        assert observations.usable(table)["name"].tolist() == ["GD 71", "A new star"]
+
+
+def test_blank_cells_are_not_measured(table, tmp_path):
+    """Masked, in a table of this kind or the other, and as they are read from a file."""
+    plain = Table(table, masked=True)
+    plain["rate"].mask[0] = True
+    QTable(plain).write(tmp_path / "stars.ecsv")
+    for given in (plain, QTable(plain), QTable.read(tmp_path / "stars.ecsv")):
+        assert observations.usable(given)["name"].tolist() == ["HD 2811", "A new star"]
+    plain["timemid"].mask[1] = True
+    with pytest.warns(UserWarning, match="HD-2811 in F770W .* is left out: its date is not known"):
+        assert observations.usable(plain)["name"].tolist() == ["A new star"]
+    plain["apcorr"].mask[2] = True
+    with (
+        pytest.warns(UserWarning, match="its date is not known"),
+        pytest.raises(ValueError, match="apcorr must be finite and above 0, got nan of A new star"),
+    ):
+        observations.usable(plain)
+
+
+@pytest.mark.parametrize("repeatability", [-0.003, np.nan])
+def test_repeatabilities_that_make_no_sense_are_refused(table, repeatability):
+    with pytest.raises(ValueError, match=f"repeatability must be finite and 0 .*, got {repeatability}"):
+        observations.usable(table, repeatability=repeatability)
 
 
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("timemid", np.nan * u.day, r"timemid must be finite and above 0, got nan d of GD71 in F770W"),
         ("timemid", 0 * u.day, r"timemid must be .*, got 0.0 d of GD71 in F770W \(first_cal.fits\)"),
         ("apcorr", 0.0, r"apcorr must be finite and above 0, got 0.0 of GD71 in F770W"),
         ("pixel_area", np.nan * u.sr, "pixel_area must be finite and above 0, got nan sr of GD71"),

@@ -1,5 +1,7 @@
 """Photometry of simulated stars of known light and place."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ LIGHT, SKY = 1e5, 7.0
 HALF = 60
 
 
+@cache
 def make(band):
     """Make the PSF of a filter, the aperture of 70 % of its light, and its correction."""
     psf = simulate.psf(band, half_size=64)
@@ -68,6 +71,63 @@ def test_errors_are_those_of_many_draws():
     assert found[0].light_error == pytest.approx(
         np.hypot(expected, found[0].area * found[0].background_error), rel=0.1
     )
+
+
+@pytest.mark.parametrize(("band", "light"), [("F1000W", 1e6), ("F1500W", 3e6), ("F1500W", 3e3)])
+def test_structure_of_the_psf_is_not_taken_for_noise(band, light):
+    """The scatter of the ring of a bright star is a hundred times its noise."""
+    psf, aperture, _ = make(band)
+    random, truth = np.random.default_rng(5), image_of(psf, light=light)
+    err = np.sqrt(truth / 5)
+    found = [
+        photometry.measure(truth + random.normal(0, err), err, (HALF, HALF), aperture) for _ in range(60)
+    ]
+    lights, errors = (np.array([getattr(one, name) for one in found]) for name in ("light", "light_error"))
+
+    assert 0.8 < np.std((lights - lights.mean()) / errors) < 1.2
+    noise = np.sqrt((0.7 * light + found[0].area * SKY) / 5)
+    assert errors == pytest.approx(noise, rel=0.3 if light > 1e4 else 0.5)
+    assert errors.mean() == pytest.approx(noise, rel=0.15)
+
+
+def ring_of(image, aperture):
+    y, x = np.indices(image.shape)
+    distance = np.hypot(x - HALF, y - HALF)
+    # Also pixels of which only a part is in the ring.
+    return x, (distance > aperture.sky[0] - 1) & (distance < aperture.sky[1] + 1)
+
+
+def test_noise_of_the_background_where_its_ring_is_not_like_a_star(tenth):
+    """Noise that ERR does not know counts, a gradient does not count twice, and ERR is the least."""
+    _, aperture, _ = tenth
+    random, err = np.random.default_rng(7), np.full((2 * HALF + 1,) * 2, 0.5)
+
+    def scatter(image, mask=None):
+        found = photometry.measure(image, err, (HALF, HALF), aperture, mask=mask, forced=True)
+        return found.background_scatter
+
+    noisy = SKY + random.normal(0, 2.0, err.shape)
+    x, ring = ring_of(noisy, aperture)
+    assert scatter(noisy) == pytest.approx(2.0, rel=0.2)
+    assert scatter(np.full(err.shape, SKY)) == pytest.approx(0.5)
+    slope = SKY + 0.5 * (x - HALF)
+    assert scatter(slope) == pytest.approx(np.std(slope[ring]), rel=0.1)
+    # Where one side is masked there is nothing across.
+    assert scatter(noisy, mask=ring & (x < HALF)) == pytest.approx(0.5)
+
+
+def test_masked_pixels_do_not_spoil_the_noise(tenth):
+    psf, aperture, _ = tenth
+    truth = image_of(psf, 0, 0, light=1e6)
+    err = np.sqrt(truth / 5)
+    image = truth + np.random.default_rng(8).normal(0, err)
+    _, ring = ring_of(image, aperture)
+    holed = image.copy()
+    holed[np.where(ring, np.random.default_rng(9).random(ring.shape) < 0.1, False)] = 1e7
+    found, expected = (
+        photometry.measure(one, err, (HALF, HALF), aperture, mask=one == 1e7) for one in (holed, image)
+    )
+    assert found.background_scatter == pytest.approx(expected.background_scatter, rel=0.25)
 
 
 def test_the_brightest_star_near_the_place_is_taken_and_no_hot_pixel(tenth):

@@ -125,7 +125,7 @@ def test_the_step_applies_the_model(photom, calibrations, tmp_path, monkeypatch,
 
 def test_transmissions_that_were_solved_for_are_taken(calibrations):
     model = reference_files.photom(
-        calibrations, AREA, ABOUT, transmissions=config.transmissions() | {"SUB64": 0.97}
+        calibrations, AREA, ABOUT, transmissions={"FULL": 1.02, "sub64": 0.97, "SUB128_IP": 1.02}
     )
     table = model.phot_table
     for subarray, transmission in (("SUB64", 0.97), ("SUB64_IP", 0.97), ("SUB128", 1.02)):
@@ -155,6 +155,24 @@ def test_files_are_read_back(photom, tmp_path):
     assert history[:2] == ["From simulated stars.", f"Made by miri_steps {miri_steps.__version__}."]
 
 
+def test_files_are_written_whole_or_not_at_all(photom, tmp_path, monkeypatch):
+    path = reference_files.save(photom, tmp_path / "photom.fits")
+    assert fits.getheader(path)["FILENAME"] == "photom.fits"
+    before = path.read_bytes()
+
+    def fail(hdus, target, **_):
+        Path(target).write_bytes(b"SIMPLE")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(fits.HDUList, "writeto", fail)
+    with pytest.raises(OSError, match="disk full"):
+        reference_files.save(photom, path, overwrite=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match=r"name of a reference file must end in \.fits, got photom\.dat"):
+        reference_files.save(photom, tmp_path / "photom.dat")
+
+
 def test_aperture_corrections_have_the_structure_of_the_flight_file(apertures, tmp_path):
     path = reference_files.save(reference_files.apcorr(apertures, ABOUT), tmp_path / "apcorr.fits")
     table, header = fits.getdata(path, 1), fits.getheader(path)
@@ -180,7 +198,9 @@ def test_aperture_corrections_have_the_structure_of_the_flight_file(apertures, t
 
 def test_errors_are_in_a_table_of_their_own(apertures):
     table = reference_files.apcorr_errors({"F770W": apertures["F770W"]})
-    assert table["apcorr_scatter"].tolist() == [0.0] * 7
+    # The scatter of a single data set is not known.
+    assert np.isnan(table["apcorr_scatter"]).all()
+    assert len(table) == 7
     assert table["apcorr"].tolist() == apertures["F770W"].apcorr.tolist()
     assert table["skyin"].value.tolist() == [apertures["F770W"].sky[0]] * 7
     assert str(table["radius"].unit) == "pix"

@@ -186,14 +186,29 @@ def test_filters_between_are_interpolated_with_their_errors():
     middle = time_loss.interpolate({20.0: long, 10.0: short}, 12.5)
 
     assert (middle.loss, middle.amplitude, middle.tau) == pytest.approx((0.01, 0.07, 210.0))
-    np.testing.assert_allclose(
-        np.diag(middle.covariance), 0.75**2 * np.diag(short.covariance) + 0.25**2 * np.diag(long.covariance)
-    )
+    half = np.array([0.02, 0.1, 20.0])
+    expected = 0.75 * short.covariance + 0.25 * long.covariance + np.outer(half, half)
+    np.testing.assert_allclose(middle.covariance, expected)
     assert time_loss.interpolate({20.0: long, 10.0: short}, 10.0) is short
     with pytest.raises(
         ValueError, match=r"between those of monitored filters, \[10.0, 20.0\] micron, got 25"
     ):
         time_loss.interpolate({20.0: long, 10.0: short}, 25.0)
+
+
+def test_an_interpolation_is_no_better_than_its_neighbours():
+    """Of two that are alike it has their error, and half their difference besides where they differ."""
+    mjd = T0 + np.array([100.0, 700.0, 2000.0])
+    one = time_loss.fit(**observe(6)).loss
+    same = time_loss.interpolate({10.0: one, 12.0: one}, 11.0)
+    np.testing.assert_allclose(same.sensitivity_error(mjd), one.sensitivity_error(mjd), rtol=1e-12)
+
+    other = TimeLoss(one.loss + 0.002, one.amplitude, one.tau, one.covariance)
+    between = time_loss.interpolate({10.0: one, 12.0: other}, 11.0)
+    half = (one.sensitivity(mjd) - other.sensitivity(mjd)) / 2
+    np.testing.assert_allclose(
+        between.sensitivity_error(mjd), np.hypot(one.sensitivity_error(mjd), half), rtol=0.01
+    )
 
 
 def test_a_sum_tells_too_small_a_loss_and_the_product_the_true_one():

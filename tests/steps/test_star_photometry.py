@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import asdf
 import numpy as np
 import pytest
 from astropy import units as u
+from astropy.io import fits
 from astropy.table import QTable, Table
 from jwst.datamodels import ModelContainer, ModelLibrary
 from jwst.photom import PhotomStep
@@ -39,11 +41,11 @@ def psf_of(band):
     return simulate.psf(band, half_size=64)
 
 
-def make_apertures(folder, band=BAND, resampling=None):
+def make_apertures(folder, band=BAND, resampling=None, about=ABOUT):
     """Make the aperture correction file of a simulated PSF."""
     psf = psf_of(band)
     curve = encircled.psf_curve(psf.data, 0.11 / psf.oversample, resampling)
-    model = reference_files.apcorr({band: encircled.corrections(curve)}, ABOUT)
+    model = reference_files.apcorr({band: encircled.corrections(curve)}, about)
     return str(reference_files.save(model, folder / "apcorr.fits"))
 
 
@@ -248,8 +250,16 @@ def test_a_star_at_the_edge_is_refused(star, apertures):
     ra, dec = star[0].meta.wcs(134, 60)
     with pytest.raises(ValueError, match=r"star at \(134.0, 60.0\) .*: its aperture of 3.4 pixels leaves"):
         measure(star[0], apertures, ra=ra, dec=dec, forced=True)
-    with pytest.raises(ValueError, match=r"there is no usable pixel within .* the image has 136 x 128"):
-        measure(star[0], apertures, ra=RA, dec=DEC + 60 / 3600)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize(("ra", "dec"), [(RA, DEC + 60 / 3600), (10.0, -30.0)])
+def test_a_target_elsewhere_is_named(star, apertures, ra, dec, forced):
+    with pytest.raises(
+        ValueError,
+        match=rf"{star[0].meta.filename}: the target is not in the image: it is at ra={ra:.6f}, dec=",
+    ):
+        measure(star[0], apertures, ra=ra, dec=dec, forced=forced)
 
 
 def test_a_star_exactly_at_its_place_needs_no_circle(star, apertures):
@@ -337,7 +347,7 @@ def files(saved_files, tmp_cwd):
 def unmeasured(monkeypatch):
     """Leave the measurement out, where names of files are what matters."""
 
-    def row(step, model, figure):
+    def row(step, model, problem, figure):
         return QTable({"file": [model.meta.filename], "problem": [""], "figure": [figure]})
 
     monkeypatch.setattr(StarPhotometryStep, "_measure", row)
@@ -401,6 +411,56 @@ def test_figures_of_one_name_are_numbered(files, star, apertures, tmp_cwd, unmea
         "jw01234001001_02101_00003_mirimage_star.png",
         "jw01234001001_02101_00001_mirimage_3_star.png",
     ]
+
+
+def break_inside(path):
+    """Leave headers and sizes as they are."""
+    with fits.open(path) as hdus:
+        start = hdus["ASDF"].fileinfo()["datLoc"]
+    content = bytearray(Path(path).read_bytes())
+    content[start + 200 : start + 400] = bytes(200)
+    Path(path).write_bytes(content)
+
+
+def test_a_broken_file_does_not_cost_the_others(files, star, apertures, tmp_cwd):
+    """What headers tell is refused before any work; what is broken inside has a row."""
+    good = files[0]
+    shutil.copy(good, "broken_cal.fits")
+    break_inside("broken_cal.fits")
+    Path("empty_cal.asdf").touch()
+    table = measure([good, "broken_cal.fits", "empty_cal.asdf", star[1]], apertures, save_results=True)
+
+    assert [problem[:35] for problem in table["problem"]] == [
+        "", "broken_cal.fits: it cannot be opene", "empty_cal.asdf: it cannot be opened", ""
+    ]  # fmt: skip
+    assert np.isfinite(table["rate"].value).tolist() == [True, False, False, True]
+    (path,) = tmp_cwd.glob("*.ecsv")
+    assert QTable.read(path)["rate"][3] == table["rate"][3]
+    Path("cut_cal.fits").write_bytes(Path(good).read_bytes()[:150_000])
+    Path("text_cal.fits").write_text("hello")
+    for name, words in (("cut", "is truncated: it must have"), ("text", "must be a FITS file")):
+        with pytest.raises(ValueError, match=rf"{name}_cal\.fits {words}"):
+            measure([good, f"{name}_cal.fits"], apertures)
+
+
+@pytest.mark.parametrize(
+    ("made", "image", "words"),
+    [
+        ("For exposures, as they are.", "exposure", None),
+        ("For exposures, as they are.", "mosaic", "for exposures, as .* but .* is Resampling"),
+        (f"For {Resampling(1.0, 1.0002)}.", "mosaic", None),
+        (f"For {Resampling(1.0, 0.5)}.", "mosaic", r"ratio=0\.5\), but .* is Resampling.*ratio=1\.0\):"),
+        (f"For {Resampling()}.", "exposure", "for Resampling.* but .* is an exposure:"),
+        ("For the telescope.", "mosaic", None),
+    ],
+)  # fmt: skip
+def test_apertures_for_another_kind_of_image_are_named(star, mosaic, tmp_path, caplog, made, image, words):
+    about = replace(ABOUT, history=("From 3 images.", made, "Growth curves: none."))
+    table = measure({"exposure": star[0], "mosaic": mosaic}[image], make_apertures(tmp_path, about=about))
+    assert table["problem"][0] == ""
+    found = re.search("apcorr.fits was made .*light may be off by some percent", caplog.text)
+    assert bool(found) == bool(words)
+    assert not words or re.search(words, found[0])
 
 
 def test_in_pixel_mode_has_the_apertures_of_its_subarray(star, apertures):
@@ -468,17 +528,24 @@ def test_another_reference_file_is_named(star, tmp_path):
         ),
         tmp_path / "photom.fits",
     )
-    with pytest.raises(ValueError, match=r"photom\.fits must be an aperture correction reference file"):
-        measure(star[0], str(path))
+    no_exposure = star[0].copy()
+    no_exposure.meta.exposure.type = None
+    with pytest.raises(ValueError, match=r"^.*photom\.fits must be an aperture correction reference file"):
+        measure([no_exposure, star[0], star[1]], str(path))
+    path.write_bytes(b"nothing")
+    with pytest.raises(
+        ValueError, match=r"^the apertures cannot be read: .*photom\.fits must be a FITS file"
+    ):
+        measure(star[:2], str(path))
 
 
 def test_parameters_that_make_no_sense_are_named(star, apertures):
     with pytest.raises(ValueError, match="ra and dec must be given together, got ra=3.0 and dec=None"):
         measure(star[0], apertures, ra=3.0)
     with pytest.raises(
-        ValueError, match=r"ee must be one of 0.20, 0.30, .*, 0.80 in .*apcorr.fits, got 0.65"
+        ValueError, match=r"^ee must be one of 0.20, 0.30, .*, 0.80 in .*apcorr.fits, got 0.65"
     ):
-        measure(star[0], apertures, ee=0.65)
+        measure(star[:2], apertures, ee=0.65)
     with pytest.raises(ValueError, match="the input must hold at least 1 image, got 0"):
         measure([], apertures)
     with pytest.raises(TypeError, match="the input must be a file name, .* got int"):
