@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import multiprocessing.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,12 @@ def schemas_shared():
         yield
     for (url, _), (schema, before) in shared.items():
         assert schema == before, f"the tests have changed the schema {url}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sockets_elsewhere():
+    """Let multiprocessing make its folder for sockets before a test looks at what is in the one for scratch."""
+    multiprocessing.util.get_temp_dir()
 
 
 @pytest.fixture(scope="module", autouse=True)
