@@ -291,31 +291,34 @@ def _context():
     """
     Choose how processes start.
 
-    On Linux they are forked from a server that has no threads and has imported what this process has: to import
-    jwst takes each of them seconds. Elsewhere libraries of the system do not stand that.
+    On Linux they are forked from a server that has no threads and has imported what this process has:
+    to import jwst takes each of them seconds. Elsewhere libraries of the system do not stand that.
     """
-    if sys.platform != "linux":
-        return get_context("spawn")
-    context = get_context("forkserver")
+    if sys.platform == "linux":
+        context = get_context("forkserver")
+        try:
+            _start_server(context)
+            return context
+        except (OSError, EOFError) as error:
+            log.debug("There is no server to fork processes from: %s", error)
+    return get_context("spawn")
+
+
+def _start_server(context):
+    """Start the server if it does not run, and wait until it has imported all."""
     loaded = [name for name in sys.modules if name.partition(".")[0] in _IMPORTED]
     context.set_forkserver_preload([*loaded, "miri_steps.fork_server"])
-    # Until the tracker runs, starting the server lets signals through again.
+    # The keyboard interrupts this process alone, not what the server is importing. Until the tracker runs,
+    # to start the server lets signals through again.
     resource_tracker.ensure_running()
-    # The keyboard interrupts this process alone, not what the server is importing.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        # Until the server has imported all, nothing is started that would miss this process if it ended.
-        first = context.Process(target=os.getpid)
-        first.start()
-        first.join()
-    except (OSError, EOFError) as error:
-        log.debug("There is no server to fork processes from: %s", error)
-        return get_context("spawn")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return context
+    first = context.Process(target=os.getpid)
+    first.start()
+    first.join()
 
 
 @contextmanager

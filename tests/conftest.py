@@ -64,7 +64,7 @@ def schemas_shared():
 
 @pytest.fixture(scope="session", autouse=True)
 def sockets_elsewhere():
-    """Let multiprocessing make its folder for sockets before a test looks at what is in the one for scratch."""
+    """Let multiprocessing make its folder for sockets before a test looks what is left of scratch files."""
     multiprocessing.util.get_temp_dir()
 
 
