@@ -1,6 +1,7 @@
 """From a folder of simulated standard stars to reference files: all parts of the calibration together."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from miri_steps import cli, fluxcal_chain
 from miri_steps.fluxcal import config, encircled
 from miri_steps.fluxcal.time_loss import T0
 from miri_steps.fluxcal_chain import apertures, inputs
-from miri_steps.report import star_repeatability
+from miri_steps.report import star_figures, star_repeatability
 from miri_steps.simulate.metadata import CONVERSION
 
 
@@ -26,6 +27,12 @@ def output(standards):
     arguments = ["fluxcal", "all", str(night / "stars"), *arguments, "--author", "A. Stronomer"]
     cli.main([*arguments, "-o", str(folder)])
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Do without matplotlib: to draw takes longer than all else, and the command has drawn everything."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
 
 
 @pytest.fixture
@@ -68,17 +75,31 @@ def test_everything_is_there(output, standards):
     assert QTable.read(output / "fluxes.ecsv")[band].to_value(u.mJy).max() == pytest.approx(90.0, rel=1e-3)
 
 
-def test_stars_lie_on_the_line_of_the_figure(tables, tmp_path):
+@pytest.fixture(scope="module")
+def calibrations(output, tmp_path_factory):
+    """Calibrate once more from the tables, without matplotlib."""
+    folder = tmp_path_factory.mktemp("again") / "out"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "matplotlib", None)
+        found = fluxcal_chain.write_factors(output / "photometry.ecsv", output / "fluxes.ecsv", folder)
+    names = {path.name for path in folder.iterdir()}
+    assert "photom.fits" in names
+    assert not any(name.endswith(".png") for name in names)
+    return found
+
+
+def test_stars_lie_on_the_line_of_the_figure(calibrations):
     """What is drawn has the scale of what was fitted."""
-    found = fluxcal_chain.write_factors(*tables, tmp_path / "again")
-    above, below = star_repeatability.repeatability(found).axes
+    above, below = star_repeatability.repeatability(calibrations).axes
 
     assert np.abs(below.lines[0].get_ydata()).max() < 1.0
     assert 0.6 < above.lines[1].get_ydata().min() < above.lines[1].get_ydata().max() < 1.0
 
 
-def test_tables_of_an_earlier_run_can_be_given(output, tables, tmp_path):
-    (before,) = fluxcal_chain.write_factors(*tables, tmp_path / "first").values()
+def test_tables_of_an_earlier_run_can_be_given(output, tables, calibrations, tmp_path, monkeypatch):
+    (before,) = calibrations.values()
+    # Each of these figures has its own test.
+    monkeypatch.setattr(star_figures, "AGAINST", ("time",))
     wider = QTable({"subarray": ["SUB64", "SUB256"], "transmission": [0.985 * 1.02, 1.02]})
     wider.write(tmp_path / "subarrays.ecsv")
     given = {"losses": output / "losses.ecsv", "transmissions": tmp_path / "subarrays.ecsv"}
@@ -89,6 +110,8 @@ def test_tables_of_an_earlier_run_can_be_given(output, tables, tmp_path):
     assert found.fit is None
     np.testing.assert_allclose(found.loss.covariance, before.loss.covariance, rtol=1e-6)
     assert found.error == pytest.approx(1.02 * before.error, rel=1e-6)
+    # No loss was fitted: there is none to draw.
+    assert [path.name for path in (tmp_path / "second").glob("*.png")] == ["F1000W_time.png"]
 
 
 def test_subarrays_are_solved_for(tables, tmp_path):
@@ -100,7 +123,7 @@ def test_subarrays_are_solved_for(tables, tmp_path):
     assert abs(found["SUB64"] - 0.985) < 2 * errors["SUB64"] < 0.01
 
 
-def test_what_has_no_model_is_left_out(tables, tmp_path):
+def test_what_has_no_model_is_left_out(tables, tmp_path, undrawn):
     photometry, fluxes = tables
     table = QTable.read(photometry)
     other = table[-2:].copy()
@@ -204,6 +227,15 @@ def test_spectra_and_curves_are_found_by_name(tmp_path, caplog):
         inputs.find_by_filter(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def pair(standards, tmp_path_factory):
+    """Put two of the images into a folder of their own: all that is given is looked at before a refusal."""
+    folder = tmp_path_factory.mktemp("pair")
+    for path in sorted((standards.folder / "stars").iterdir())[:2]:
+        shutil.copy(path, folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -217,9 +249,9 @@ def test_spectra_and_curves_are_found_by_name(tmp_path, caplog):
         ({"--losses": "nowhere.ecsv"}, "there is no file nowhere.ecsv"),
     ],
 )
-def test_what_is_missing_is_named(standards, change, words):
+def test_what_is_missing_is_named(standards, pair, change, words):
     night = standards.folder
-    given = {"directory": "stars", "output": "fresh"}
+    given = {"directory": pair, "output": "fresh"}
     given |= {"spectra": "spectra", "throughputs": "throughputs"}
     given |= {name: value for name, value in change.items() if name in given}
     folders = {name: str(night / folder) for name, folder in given.items()}

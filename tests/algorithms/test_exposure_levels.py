@@ -1,5 +1,7 @@
 """Levels and factors of exposures of one background, against the truth they were made from."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -306,14 +308,20 @@ def test_data_without_noise_give_the_truth(scaling):
 # Properties
 
 
+@cache
+def solved(scaling, n, cells, uneven=False):
+    """Samples of a field with masks, and what is found of them: examples have it in common."""
+    field = Field(scaling, n, cells)
+    field.mask(other_half(field.samples.shape, "blocks")) if uneven else field.mask_at_random()
+    return field.samples, exposure_levels.fit(field.samples, scaling)
+
+
 @SETTINGS
 @given(st.permutations(range(7)), st.sampled_from(SCALINGS), st.booleans())
 def test_order_changes_nothing_bit_for_bit(order, scaling, uneven):
-    field = Field(scaling, 7, 60)
-    field.mask(other_half(field.samples.shape, "blocks")) if uneven else field.mask_at_random()
-    found = exposure_levels.fit(field.samples, scaling)
+    samples, found = solved(scaling, 7, 60, uneven)
 
-    moved = exposure_levels.fit(field.samples[list(order)], scaling)
+    moved = exposure_levels.fit(samples[list(order)], scaling)
 
     np.testing.assert_array_equal(moved.factor, found.factor[list(order)])
     np.testing.assert_array_equal(moved.level, found.level[list(order)])
@@ -323,10 +331,9 @@ def test_order_changes_nothing_bit_for_bit(order, scaling, uneven):
 @SETTINGS
 @given(st.integers(-1000, 1000), st.sampled_from(["additive", "both", "none"]))
 def test_a_constant_added_to_all_changes_only_the_background(constant, scaling):
-    field = Field(scaling, 6, 100).mask_at_random()
-    found = exposure_levels.fit(field.samples, scaling)
+    samples, found = solved(scaling, 6, 100)
 
-    moved = exposure_levels.fit(field.samples + np.float32(constant), scaling)
+    moved = exposure_levels.fit(samples + np.float32(constant), scaling)
 
     # A factor acts on the constant too: f (B + c) + l - (f - 1) c = f B + l + c.
     level = moved.level + (moved.factor - 1) * constant
@@ -337,10 +344,9 @@ def test_a_constant_added_to_all_changes_only_the_background(constant, scaling):
 @SETTINGS
 @given(st.floats(0.01, 100), st.sampled_from(SCALINGS))
 def test_units_do_not_matter(unit, scaling):
-    field = Field(scaling, 6, 100).mask_at_random()
-    found = exposure_levels.fit(field.samples, scaling)
+    samples, found = solved(scaling, 6, 100)
 
-    scaled = exposure_levels.fit(field.samples * np.float32(unit), scaling)
+    scaled = exposure_levels.fit(samples * np.float32(unit), scaling)
 
     np.testing.assert_allclose(scaled.factor, found.factor, rtol=1e-4)
     np.testing.assert_allclose(scaled.level, found.level * unit, atol=0.005 * S * unit)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from miri_steps.algorithms import footprints
 
-SETTINGS = settings(deadline=None, derandomize=True, max_examples=200)
+SETTINGS = settings(deadline=None, derandomize=True, max_examples=80)
 # Corner and sides of a rectangle: subarrays among full frames, on both sides of the grid's origin.
 RECTANGLES = st.lists(
     st.tuples(

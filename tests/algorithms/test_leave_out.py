@@ -82,7 +82,7 @@ def test_median_is_the_nanmedian_of_the_others(n):
     "left", [(), (2,), (0, 1), (9, 3, 4), (0, 1, 2, 3, 4), (0, 1, 2, 5, 6, 7, 8), tuple(range(11))]
 )
 def test_each_is_made_of_the_others_alone(statistic, noise, sigma, left):
-    samples = stack(12, 400, empty=0.0)
+    samples = stack(12, 120, empty=0.0)
     samples[:2, ::3] = np.nan
     samples[:, 5] = np.nan
 

@@ -1,5 +1,6 @@
 """Levels and background from networks of differences whose truth is known."""
 
+import functools
 import itertools
 import time
 import tracemalloc
@@ -16,6 +17,8 @@ from miri_steps.algorithms.detector_background import DetectorPolynomial, visibl
 from miri_steps.algorithms.sky_network import Network
 
 SETTINGS = settings(deadline=None, derandomize=True, max_examples=30)
+# Where noise asks for many rounds of weights, and each example for two solutions.
+DEAR = settings(SETTINGS, max_examples=12)
 SEEDS = st.integers(0, 10_000)
 NO_PATTERNS = np.zeros((0, 0))
 N = 128
@@ -56,16 +59,18 @@ def dithered_network(shift, level, background, *, sigma=0.0, roll=None, rng=None
     for (dx, dy), angle in zip(shift, np.radians(roll), strict=True):
         x = np.cos(angle) * (u - middle - dx) + np.sin(angle) * (v - middle - dy) + middle
         y = -np.sin(angle) * (u - middle - dx) + np.cos(angle) * (v - middle - dy) + middle
-        terms.append(POLYNOMIAL.evaluate(x, y).astype(float))
-        seen.append((np.abs(x - middle) <= N / 2) & (np.abs(y - middle) <= N / 2))
+        terms.append(POLYNOMIAL.evaluate(x, y).astype(float).reshape(5, -1))
+        seen.append(((np.abs(x - middle) <= N / 2) & (np.abs(y - middle) <= N / 2)).ravel())
+    # Most cells of the field are outside of an exposure.
+    inside = [np.flatnonzero(each) for each in seen]
     names = ("first", "second", "difference", "error", "terms", "covariance", "slope")
     columns = {name: [] for name in names}
     for i, j in combinations(range(len(shift)), 2):
-        both = seen[i] & seen[j]
-        n = np.count_nonzero(both)
+        both = inside[i][seen[j][inside[i]]]
+        n = len(both)
         if n < 10:
             continue
-        step = (terms[i] - terms[j])[:, both]
+        step = terms[i][:, both] - terms[j][:, both]
         mean = step.mean(axis=1)
         covariance = np.cov(step, bias=True)
         error = (sigma or 1.0) / np.sqrt(n)
@@ -152,7 +157,7 @@ def test_errors_of_a_star_are_known():
     np.testing.assert_allclose(found.error[1:], leaf, rtol=1e-9)
 
 
-@SETTINGS
+@DEAR
 @given(seed=SEEDS)
 def test_the_order_of_exposures_and_pairs_does_not_matter(seed):
     rng = np.random.default_rng(seed)
@@ -174,7 +179,7 @@ def test_the_order_of_exposures_and_pairs_does_not_matter(seed):
     np.testing.assert_allclose(two.pair_weight, one.pair_weight[shuffle], atol=1e-4)
 
 
-@SETTINGS
+@DEAR
 @given(seed=SEEDS, scale=st.floats(1e-3, 1e3))
 def test_the_unit_does_not_matter(seed, scale):
     rng = np.random.default_rng(seed)
@@ -204,17 +209,18 @@ def test_errors_are_honest(part):
 def test_scatter_beyond_the_errors_is_found_and_carried(excess):
     rng = np.random.default_rng(2)
     pulls, scatter = [], []
-    for _ in range(40):
+    for _ in range(20):
         network = plain_network(np.zeros(16), some_pairs(16, rng, 0.7), noise=excess, rng=rng)
         found = sky_levels.solve(network, NO_PATTERNS)
         pulls.append(found.level / found.error)
         scatter.append(found.scatter)
+    # Of 20 draws of 15 free levels the width is known to 1 / sqrt(2 * 300), or 4 %.
     assert 0.85 < np.std(pulls) < 1.15
     # Part of the scatter is taken up by the levels: 15 of them for about 87 pairs.
     assert 0.8 * excess < np.mean(scatter) < 1.05 * excess
 
 
-@SETTINGS
+@DEAR
 @given(seed=SEEDS, size=st.sampled_from([-1e5, -1e3, 1e3, 1e5]))
 def test_one_pair_far_off_is_left_out(seed, size):
     rng = np.random.default_rng(seed)
@@ -507,21 +513,23 @@ def test_settling_leaves_the_fit_of_the_differences():
     np.testing.assert_allclose(found.residual, solved.residual)
 
 
+@functools.cache
+def unsteady(seed):
+    """Levels at random, and those that are found before and after they are settled."""
+    level = np.random.default_rng(seed).normal(size=27)
+    return level, *settled(level, BACKGROUND, seed=200 + seed)[:2]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_random_levels_ask_for_no_plane(seed):
-    level = np.random.default_rng(seed).normal(size=27)
-    solved, found, *_ = settled(level, BACKGROUND, seed=100 + seed)
+    level, solved, found = unsteady(seed)
     assert np.abs(found.level - solved.level).max() < 0.1 * np.std(level)
     np.testing.assert_allclose(found.background, BACKGROUND, atol=0.3)
 
 
 def test_random_levels_seldom_fake_a_plane():
-    kept = 0
-    for seed in range(20):
-        level = np.random.default_rng(seed).normal(size=27)
-        solved, found, *_ = settled(level, BACKGROUND, seed=200 + seed)
-        kept += found is solved
-    assert kept >= 18
+    kept = [found is solved for _, solved, found in map(unsteady, range(20))]
+    assert sum(kept) >= 18
 
 
 def test_nothing_is_settled_when_no_background_is_seen():
@@ -555,7 +563,7 @@ def test_names_of_visits_do_not_matter():
 # --- solve_by_group ----------------------------------------------------------------------------
 
 
-@SETTINGS
+@DEAR
 @given(seed=SEEDS)
 def test_groups_change_nothing_where_all_agrees(seed):
     rng = np.random.default_rng(seed)
@@ -618,11 +626,12 @@ def test_errors_by_group_are_honest():
     rng = np.random.default_rng(16)
     group = np.repeat([0, 1, 2], 5)
     pulls = []
-    for _ in range(50):
+    for _ in range(25):
         pairs = some_pairs(15, rng, 0.5)
         network = plain_network(np.zeros(15), pairs, noise=1.0, rng=rng)
         found = sky_levels.solve_by_group(sky_levels.solve(network, NO_PATTERNS), network, group)
         pulls.append(found.level / found.error)
+    # Of 25 draws of 14 free levels the width is known to 1 / sqrt(2 * 350), or 4 %.
     assert 0.8 < np.std(pulls) < 1.15
 
 

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import shutil
 import sys
 import threading
 import time
@@ -142,30 +141,20 @@ def cluster(deadly, offline, tmp_path_factory):
 # ---- the same answer
 
 
-def observe(band, activity):
+def observe(band, activity, sky):
     scene = simulate.Scene(RA, DEC).with_stars(30, radius=6, flux=(0.05, 1.0), seed=1)
-    pointings = [
-        dataclasses.replace(pointing, activity=activity)
-        for pointing in simulate.mosaic(RA, DEC, tiles=(1, 1), dithers=2, dither_step=1.0)
-    ]
-    return simulate.observe(
-        scene,
-        pointings,
-        band,
-        subarray=SUBARRAY,
-        seed=7,
-        sky=(5.0, 6.0),
-        noise=0.05,
-        pattern=simulate.dome(0.3),
-    )
+    dithers = simulate.mosaic(RA, DEC, tiles=(1, 1), dithers=2, dither_step=1.0)[: len(sky)]
+    pointings = [dataclasses.replace(pointing, activity=activity) for pointing in dithers]
+    settings = {"noise": 0.05, "pattern": simulate.dome(0.3), "psf": simulate.psf(band, half_size=32)}
+    return simulate.observe(scene, pointings, band, subarray=SUBARRAY, seed=7, sky=sky, **settings)
 
 
 @pytest.fixture(scope="module")
 def home(offline, tmp_path_factory):
-    """Make a folder with the rates of one filter and the calibrated exposures of another."""
+    """Make a folder with two rates of one filter and a calibrated exposure of another."""
     folder = tmp_path_factory.mktemp("home")
-    simulate.write_rates(observe("F770W", "01"), folder / "ngc1", nints=2)
-    simulate.write(observe("F1800W", "02"), folder / "ngc1")
+    simulate.write_rates(observe("F770W", "01", sky=(5.0, 6.0)), folder / "ngc1", nints=2)
+    simulate.write(observe("F1800W", "02", sky=(5.0,)), folder / "ngc1")
     return folder
 
 
@@ -217,25 +206,6 @@ def assert_same(output, expected):
             np.testing.assert_array_equal(ours[name], values, err_msg=f"{path.name} {name}")
 
 
-def test_a_cluster_gives_the_same_answer(cluster, home, told, expected, monkeypatch):
-    monkeypatch.chdir(home)
-
-    table = reduce("ngc1", "there", changes=told, executor=cluster.scheduler_address, save_report=False)
-
-    assert list(table["status"]) == ["done"] * 6, table
-    assert list(table["name"][table["stage"] == "stage3"]) == ["ngc1_f770w", "ngc1_f1800w"]
-    assert_same(home / "there", expected)
-    assert {path.name for path in (home / "there").iterdir() if path.name != ".reduction"} == {
-        *("stage1", "stage2", "stage3", "logs", "reduction.ecsv"),
-    }
-    assert "Step photom running" in next((home / "there" / "logs").glob("stage2_*.log")).read_text()
-    monkeypatch.setattr(chain.running, "run", lambda todo, *_: [pytest.fail(job.name) for job in todo])
-    again = reduce(
-        "ngc1", "there", changes=told | {"pixel_skymatch.executor": "elsewhere"}, save_report=False
-    )
-    assert list(again["status"]) == ["up to date"] * 6
-
-
 DIE_ONCE = """#ASDF 1.0.0
 #ASDF_STANDARD 1.5.0
 %YAML 1.1
@@ -255,20 +225,27 @@ steps:
 """
 
 
-def test_a_worker_killed_in_the_middle_changes_nothing(cluster, deadly, home, told, expected, monkeypatch):
+def test_a_cluster_gives_the_same_answer_though_a_worker_is_killed_in_the_middle(
+    cluster, deadly, home, told, expected, monkeypatch
+):
     monkeypatch.chdir(home)
-    Path("short").mkdir()
-    # Its rates alone: one mosaic is enough.
-    shutil.copytree("ngc1", "short/ngc1", ignore=shutil.ignore_patterns("*_cal.fits"))
     Path("once.asdf").write_text(DIE_ONCE)
-    given = {"changes": told, "executor": cluster.scheduler_address, "parameters": ["once.asdf"]}
+    given = {"parameters": ["once.asdf"], "save_report": False}
 
-    table = reduce("short/ngc1", "killed", save_report=False, **given)
+    table = reduce("ngc1", "there", changes=told, executor=cluster.scheduler_address, **given)
 
     assert len(list(Path(deadly.__file__).parent.glob("death*"))) == 1
-    assert list(table["status"]) == ["done"] * 5, table
-    assert_same(home / "killed", expected)
-    assert not list((home / "killed").glob(".work*"))
+    assert list(table["status"]) == ["done"] * 6, table
+    assert list(table["name"][table["stage"] == "stage3"]) == ["ngc1_f770w", "ngc1_f1800w"]
+    assert_same(home / "there", expected)
+    # No folder of the work is left either.
+    assert {path.name for path in (home / "there").iterdir() if path.name != ".reduction"} == {
+        *("stage1", "stage2", "stage3", "logs", "reduction.ecsv"),
+    }
+    assert "Step photom running" in next((home / "there" / "logs").glob("stage2_*.log")).read_text()
+    monkeypatch.setattr(chain.running, "run", lambda todo, *_: [pytest.fail(job.name) for job in todo])
+    again = reduce("ngc1", "there", changes=told | {"pixel_skymatch.executor": "elsewhere"}, **given)
+    assert list(again["status"]) == ["up to date"] * 6
 
 
 # ---- deaths, with work that takes no time

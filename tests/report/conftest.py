@@ -36,11 +36,11 @@ def tweak(model, shift):
 
 
 def simulate_exposures(folder):
-    """Write two tiles of three dithers each, off by `SHIFTS`, that tweakreg put right to 5 mas."""
+    """Write two tiles of two dithers each, off by `SHIFTS`, that tweakreg put right to 5 mas."""
     from miri_steps import simulate
 
     plan = simulate.mosaic(
-        83.6, -69.1, tiles=(2, 1), dithers=3, tile_step=(18.0, 0.0), dither_step=4.0, pa=20
+        83.6, -69.1, tiles=(2, 1), dithers=2, tile_step=(18.0, 0.0), dither_step=4.0, pa=20
     )
     tile = np.array([pointing.tile for pointing in plan]) - 1
     shifts = np.array(SHIFTS)[tile]
@@ -51,10 +51,16 @@ def simulate_exposures(folder):
         **{"sky": np.array(SKY)[tile], "pointing_error": shifts, "subarray": "SUB256"},
         **{"hot_pixels": 0.002, "noise": 0.03},
     )
-    association = simulate.write(observation, folder, product="field")
+    folder.mkdir()
     scatter = np.random.default_rng(3).normal(0, 0.005, shifts.shape)
+    members = []
     for model, shift in zip(observation, shifts + scatter, strict=True):
         tweak(model, shift).save(str(folder / model.meta.filename))
+        members.append({"expname": model.meta.filename, "exptype": "science"})
+    association = folder / "field_asn.json"
+    association.write_text(
+        json.dumps({"asn_id": "a3001", "products": [{"name": "field", "members": members}]})
+    )
     return association
 
 
@@ -78,7 +84,7 @@ def reduction(tmp_path_factory):
                 "skip": True,
                 "pre_hooks": [
                     MedianHotPixelStep(save_mask=True, **place),
-                    SuperBackgroundStep(save_background=True, **place),
+                    SuperBackgroundStep(save_background=True, min_exposures=4, **place),
                 ],
                 "post_hooks": [PixelSkyMatchStep(save_levels=True, save_detector_background=True, **place)],
             },

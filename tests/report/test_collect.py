@@ -66,18 +66,3 @@ def test_files_of_a_product_with_a_longer_name_are_left_alone(fake_mosaic, tmp_p
     fake_mosaic(tmp_path / "another_group_background.fits")
 
     assert collect._beside(short, "Field", "background") == own
-
-
-def test_a_reduction_is_read_with_all_that_lies_beside_it(reduction):
-    found = collect.read_mosaic(reduction.mosaic)
-
-    assert found.product == "field" and found.band == "F770W" and found.unit == "MJy/sr"
-    assert found.association == reduction.folder / "cal" / "field_asn.json"
-    assert len(found.exposures) == 6
-    assert all(each.before.is_file() and each.after.is_file() for each in found.exposures)
-    assert [each.visit for each in found.exposures] == ["01234001001"] * 3 + ["01234001002"] * 3
-    assert len({each.tile for each in found.exposures}) == 2
-    assert all(each.frame == (412, 50, 256, 256) for each in found.exposures)
-    assert set(found.tables) == {"sky_levels", "sky_pairs", "tiles", "tile_exposures"}
-    assert found.detector_background and len(found.super_backgrounds) == len(found.hot_pixels) == 1
-    assert collect.pixel_side(found) == pytest.approx(0.11, abs=0.002)

@@ -280,9 +280,10 @@ def test_the_saved_table_gives_the_same_figure_and_a_picture(tmp_path):
 
     direct, saved = tile_shifts.draw(tiles, exposures), tile_shifts.draw(*read)
 
-    for first, second in zip(drawn(direct)[1], drawn(saved)[1], strict=True):
+    (sky, targets), (sky_again, targets_again) = drawn(direct), drawn(saved)
+    for first, second in zip(targets, targets_again, strict=True):
         assert first.get_title() == second.get_title()
-    expected, found = (vectors(quiver(drawn(figure)[0], "tiles")) for figure in (direct, saved))
+    expected, found = (vectors(quiver(axis, "tiles")) for axis in (sky, sky_again))
     np.testing.assert_allclose(found[:2], expected[:2])
     saved.savefig(tmp_path / "tiles.png")
     assert (tmp_path / "tiles.png").read_bytes().startswith(b"\x89PNG")

@@ -22,7 +22,8 @@ def observe(filter_name="F770W", n=2, **parameters):
     """Observe stars and a nebula with a small subarray; stars look alike in all filters, to save time."""
     parameters = {"sky": 3.0, "subarray": "SUB64", "pointing_error": OFF[:n]} | parameters
     plan = simulate.grid(RA, DEC, n=(n, 1), step=2.0, pa=33.0)
-    return simulate.observe(SCENE, plan, filter_name, psf=simulate.psf("F770W"), **parameters)
+    psf = simulate.psf("F770W", half_size=40)
+    return simulate.observe(SCENE, plan, filter_name, psf=psf, **parameters)
 
 
 def slope():

@@ -38,11 +38,12 @@ def test_scatter_is_that_of_the_variances():
 
 def test_the_mean_has_the_noise_of_the_exposure():
     observation = field(bad_pixels=0.0)
+    exposure = observation[0]
     for nints in (1, 3, 8):
         made = integrate(observation, 0, nints=nints)
         assert made.rateints.shape == (nints, 256, 256)
         for name in ("var_poisson", "var_rnoise"):
-            whole = getattr(observation[0], name) / metadata.CONVERSION**2
+            whole = getattr(exposure, name) / metadata.CONVERSION**2
             assert_allclose(getattr(made.rate, name), whole, rtol=1e-5)
             assert_allclose(getattr(made.rateints, name)[0], nints * whole, rtol=1e-5)
         assert_allclose(made.rate.data, made.rateints.data.mean(axis=0), rtol=1e-5)

@@ -34,6 +34,15 @@ def starry(tmp_path_factory):
     return association, truth
 
 
+def files_of(association):
+    return sorted(association.parent.glob("*_cal.fits"))
+
+
+def stars_of(association):
+    """Name the catalogue that lies beside an association."""
+    return {"reference_catalog": str(association.parent / "field_refcat.ecsv")}
+
+
 def run(step, association, **parameters):
     return step.call(str(association), configure_log=False, **parameters)
 
@@ -70,39 +79,53 @@ def pickled(monkeypatch, cores):
         yield
 
 
+@pytest.fixture(scope="module")
+def alone(planes_of):
+    """Run a Step on one core in memory, once for all tests."""
+    done = {}
+
+    def find(step, association, **parameters):
+        if step not in done:
+            done[step] = planes_of(run(step, association, maximum_cores="1", **parameters))
+        return done[step]
+
+    return find
+
+
 @pytest.fixture
-def same_in_two_processes(planes_of, monkeypatch):
-    """Run on one core in memory, and on two from files; return what was found."""
+def same_in_two_processes(alone, planes_of, monkeypatch):
+    """Compare what one core finds in memory with what two find from files; return it."""
     # The machine of the tests may have a single core.
     monkeypatch.setattr("miri_steps.workers.os.sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setattr("miri_steps.workers.os.cpu_count", lambda: 2)
 
-    def compare(step, association, **parameters):
-        alone = planes_of(run(step, association, maximum_cores="1", **parameters))
+    def compare(step, association, given=None, **saving):
+        given = given or {}
         with pickled(monkeypatch, 2):
-            shared = planes_of(run(step, association, maximum_cores="2", in_memory=False, **parameters))
-        assert_same(alone, shared)
-        return alone
+            shared = planes_of(run(step, association, maximum_cores="2", in_memory=False, **given, **saving))
+        assert_same(alone(step, association, **given), shared)
+        return shared
 
     return compare
 
 
-def test_hot_pixels_are_the_same(starry, same_in_two_processes, planes_of, tmp_cwd):
+def pixels_changed(found, models):
+    """Count the pixels of each exposure that are no longer what they were."""
+    return [(found[model.meta.filename]["data"] != model.data).sum() for model in models]
+
+
+def test_hot_pixels_are_the_same(starry, same_in_two_processes, loaded, tmp_cwd):
     found = same_in_two_processes(MedianHotPixelStep, starry[0])
 
-    before = planes_of(run(MedianHotPixelStep, starry[0], mode="flag"))
-    changed = [(found[name]["data"] != before[name]["data"]).sum() for name in found]
-    assert min(changed) > 100
+    assert min(pixels_changed(found, loaded(files_of(starry[0])))) > 100
     assert not list(tmp_cwd.iterdir())
 
 
 def test_stars_and_corrections_are_the_same(starry, same_in_two_processes, tmp_cwd):
     association, truth = starry
-    catalogue = str(association.parent / "field_refcat.ecsv")
 
-    same_in_two_processes(
-        TileAstrometryStep, association, reference_catalog=catalogue, save_corrections=True, output_dir="."
-    )
+    saving = {"save_corrections": True, "output_dir": "."}
+    same_in_two_processes(TileAstrometryStep, association, stars_of(association), **saving)
 
     measured = Table.read("field_tiles.ecsv")
     for axis, name in enumerate(("shift_east", "shift_north")):
@@ -117,28 +140,23 @@ def test_rates_are_the_same(integrated, same_in_two_processes, planes_of, tmp_cw
     assert not list(tmp_cwd.iterdir())
 
 
-def test_arrays_of_open_models_give_the_same(starry, integrated, opened, planes_of, monkeypatch):
+def test_arrays_of_open_models_give_the_same(starry, integrated, alone, opened, planes_of, monkeypatch):
     """What has no file is sent as arrays."""
-    catalogue = str(starry[0].parent / "field_refcat.ecsv")
+
+    def here(step, files, **given):
+        return planes_of(step.call(ModelContainer(opened(files)), configure_log=False, **given))
+
+    def there(step, files, **given):
+        with pickled(monkeypatch, 1):
+            return here(step, files, **given)
+
+    association, files, stars = starry[0], files_of(starry[0]), stars_of(starry[0])
+    assert_same(alone(MedianHotPixelStep, association), there(MedianHotPixelStep, files))
+    assert_same(alone(TileAstrometryStep, association, **stars), there(TileAstrometryStep, files, **stars))
+    named = {"source_catalog": stars["reference_catalog"]}
+    assert_same(here(MedianHotPixelStep, files, **named), there(MedianHotPixelStep, files, **named))
     cubes = [path.replace("_rate.", "_rateints.") for path in integrated.files]
-    cases = (
-        (MedianHotPixelStep, sorted(starry[0].parent.glob("*_cal.fits")), {}),
-        (MedianHotPixelStep, sorted(starry[0].parent.glob("*_cal.fits")), {"source_catalog": catalogue}),
-        (TileAstrometryStep, sorted(starry[0].parent.glob("*_cal.fits")), {"reference_catalog": catalogue}),
-        (RateFromRateintsStep, cubes, {}),
-    )
-
-    def results():
-        return [
-            planes_of(step.call(ModelContainer(opened(files)), configure_log=False, **given))
-            for step, files, given in cases
-        ]
-
-    here = results()
-    with pickled(monkeypatch, 1):
-        there = results()
-    for first, second in zip(here, there, strict=True):
-        assert_same(first, second)
+    assert_same(here(RateFromRateintsStep, cubes), there(RateFromRateintsStep, cubes))
 
 
 @pytest.mark.parametrize("step", [MedianHotPixelStep, RateFromRateintsStep, TileAstrometryStep])
@@ -149,7 +167,7 @@ def test_wrong_cores_are_refused_before_any_work(step):
 
 def test_a_file_that_goes_away_is_named(starry, tmp_cwd, monkeypatch):
     """It was there when the headers were checked, and is not when its pixels are read."""
-    copies = [shutil.copy(path, tmp_cwd) for path in sorted(starry[0].parent.glob("*_cal.fits"))]
+    copies = [shutil.copy(path, tmp_cwd) for path in files_of(starry[0])]
     check = MedianHotPixelStep.name_products
 
     def check_and_remove(self, *given):

@@ -274,7 +274,7 @@ def test_every_method_has_the_pixels_of_ramp_fit(combine, tmp_cwd):
     np.testing.assert_allclose(found.data[14, 10:14], rate.data[14, 10:14], rtol=0.2)
 
 
-def test_as_post_hook_of_ramp_fit_from_the_shell(shell, tmp_cwd, monkeypatch):
+def test_as_post_hook_of_ramp_fit_on_the_command_line(strun, tmp_cwd, monkeypatch):
     for name, value in simulate.offline_crds(tmp_cwd).items():
         monkeypatch.setitem(os.environ, name, value)
     raw = simulate.ramp(np.full((64, 72), 400.0), nints=4, ngroups=12, cosmic_rays=0.05)
@@ -282,8 +282,7 @@ def test_as_post_hook_of_ramp_fit_from_the_shell(shell, tmp_cwd, monkeypatch):
     steps = simulate.reference_files("references")
     options = [f"--steps.{step}.{key}={value}" for step, pars in steps.items() for key, value in pars.items()]
 
-    said = shell(
-        "strun",
+    said = strun(
         "calwebb_detector1",
         "raw_uncal.fits",
         *options,

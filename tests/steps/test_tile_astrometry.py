@@ -131,14 +131,16 @@ def scattered(truth, scatter=0.02, seed=1):
 
 TILES = np.array([[0.2, -0.1], [-0.9, 0.8]])
 TRUTH = np.repeat(TILES, 3, axis=0)
-PAIRS = np.repeat(TILES, 2, axis=0)
+# What tweakreg found, 5 mas off; the same for all tests, so that exposures are made once.
+SCATTER = 5 * MAS
+FITS = scattered(TRUTH, SCATTER)
 
 
 # ---- real shifts ------------------------------------------------------------------------------------------
 
 
 @needs_real
-@pytest.mark.parametrize("field, pa, visits", [("LMC", 0.0, "5"), ("Carina", 137.0, "23")])
+@pytest.mark.parametrize("field, pa, visits", [("LMC", 0.0, "5"), ("Carina", 137.0, "3")])
 def test_real_shifts_give_the_published_corrections(fitted, field, pa, visits, tmp_path, caplog):
     """All tiles are in the benchmarks, and in the tests of the averages."""
     real = Table.read(REAL)
@@ -169,9 +171,9 @@ def test_real_shifts_give_the_published_corrections(fitted, field, pa, visits, t
     assert statuses(results) == ["COMPLETE"] * len(plan)
     if field == "Carina":
         failed = "jw02731002003_02103_00002_mirimage_cal.fits"
-        assert failed in table["rejected"][1]
+        assert failed in table["rejected"][0]
         assert f"rejected {failed}" in caplog.text
-        assert failed not in table["used"][1]
+        assert failed not in table["used"][0]
         names = [model.meta.filename for model in results]
         assert np.hypot(*(shifts_of(results)[names.index(failed)] - PUBLISHED[field][2])) < 3 * MAS
 
@@ -179,17 +181,23 @@ def test_real_shifts_give_the_published_corrections(fitted, field, pa, visits, t
 # ---- measured from tweakreg -------------------------------------------------------------------------------
 
 
-def test_exposures_of_a_tile_look_where_the_telescope_did_to_a_fraction_of_the_scatter(fitted):
-    plan = pointed(dithers=5)
-    truth = np.repeat([[0.2, -0.1], [-0.9, 0.8]], 5, axis=0)
+@pytest.fixture(scope="module")
+def short(fitted, tmp_path_factory):
+    """Correct the exposures of a filter; give them, and the folder with the corrections and their figure."""
+    folder = tmp_path_factory.mktemp("short")
+    models = fitted(pointed(), FITS)
+    return run(models, save_corrections=True, save_figure=True, output_dir=str(folder)), folder
 
-    results = run(fitted(plan, scattered(truth)))
 
-    off = shifts_of(results) - truth
-    for tile in np.split(off, 2):
-        assert np.hypot(*tile.mean(axis=0)) < 20 * MAS
-        assert tile.std(axis=0).max() < 0.2 * MAS
-    assert off.std() < 12 * MAS
+def test_exposures_of_a_tile_look_where_the_telescope_did_to_a_fraction_of_the_scatter(short):
+    off = shifts_of(short[0]) - TRUTH
+
+    # The scatter of a mean of three.
+    expected = SCATTER / np.sqrt(3)
+    for tile, fits in zip(np.split(off, 2), np.split(FITS - TRUTH, 2), strict=True):
+        assert np.hypot(*tile.mean(axis=0)) < 2.2 * expected
+        np.testing.assert_allclose(tile, np.tile(fits.mean(axis=0), (3, 1)), atol=0.04 * SCATTER)
+    assert off.std() < 1.3 * expected
 
 
 def test_every_pixel_moves_with_its_tile(fitted):
@@ -207,7 +215,7 @@ def test_every_pixel_moves_with_its_tile(fitted):
 
 
 def test_a_failed_fit_is_named_and_gets_the_correction_of_its_tile(fitted, caplog, tmp_path):
-    shifts = scattered(TRUTH, 0.005)
+    shifts = FITS.copy()
     shifts[4] += 1.5
     results = run(fitted(pointed(), shifts), save_corrections=True, output_dir=str(tmp_path))
 
@@ -220,52 +228,44 @@ def test_a_failed_fit_is_named_and_gets_the_correction_of_its_tile(fitted, caplo
     assert name in table["rejected"][1]
 
 
-@pytest.mark.parametrize("status", ["SKIPPED", None])
-def test_an_exposure_that_tweakreg_did_not_complete_is_named_and_corrected(fitted, status, caplog):
-    models = fitted(pointed(visits=(1,)), scattered(TRUTH[:3], 0.005))
-    models[0] = models[0].copy()
-    models[0].meta.cal_step.tweakreg = status
-    tile_wcs.correct(models[0], None)
+def test_what_is_no_measurement_is_named_and_corrected(fitted, caplog):
+    """COMPLETE says nothing of the reference exposure of tweakreg, or of one whose fit failed."""
+    models = fitted(pointed(), FITS)
+    for k in (0, 3):
+        models[k] = models[k].copy()
+        tile_wcs.correct(models[k], None)
+    models[0].meta.cal_step.tweakreg = "SKIPPED"
 
     results = run(models)
 
-    assert f"rejected {models[0].meta.filename} (tweakreg is {status or 'not done'})" in caplog.text
-    np.testing.assert_allclose(shifts_of(results)[0], shifts_of(results)[1], atol=1e-4)
-    assert statuses(results) == ["COMPLETE"] * 3
-
-
-def test_what_tweakreg_left_as_it_was_is_no_measurement(fitted, caplog):
-    """Its reference exposure, or one whose fit failed: COMPLETE says nothing."""
-    models = fitted(pointed(visits=(1,)), scattered(TRUTH[:3], 0.005))
-    models[0] = models[0].copy()
-    tile_wcs.correct(models[0], None)
-
-    results = run(models)
-
-    assert f"rejected {models[0].meta.filename} (tweakreg left it as it was" in caplog.text
-    np.testing.assert_allclose(shifts_of(results)[0], TRUTH[0], atol=10 * MAS)
+    assert f"rejected {models[0].meta.filename} (tweakreg is SKIPPED)" in caplog.text
+    assert f"rejected {models[3].meta.filename} (tweakreg left it as it was" in caplog.text
+    for tile in np.split(shifts_of(results), 2):
+        np.testing.assert_allclose(tile, np.tile(tile[1], (3, 1)), atol=1e-4)
+    np.testing.assert_allclose(shifts_of(results), TRUTH, atol=10 * MAS)
+    assert statuses(results) == ["COMPLETE"] * 6
 
 
 def test_tiles_that_share_one_shift_were_not_measured(fitted, caplog):
     """Only the absolute fit succeeded: it says nothing of any tile."""
-    models = fitted(pointed(visits=(1, 2, 3), dithers=2), np.tile([[0.31, -0.22]], (6, 1)))
+    models = fitted(pointed(visits=(1, 2), dithers=2), np.tile([[0.31, -0.22]], (4, 1)))
     before = shifts_of(models)
 
     results = run(models)
 
     np.testing.assert_array_equal(shifts_of(results), before)
-    assert statuses(results) == ["SKIPPED"] * 6
+    assert statuses(results) == ["SKIPPED"] * 4
     assert "only the absolute fit" in caplog.text
-    assert caplog.text.count("is left as it is") == 6
+    assert caplog.text.count("is left as it is") == 4
 
 
 def test_one_guide_star_and_one_shift_are_a_good_measurement(fitted):
-    models = fitted(pointed(visits=(1,)), np.tile([[0.31, -0.22]], (3, 1)))
+    models = fitted(pointed(visits=(1,), dithers=2), np.tile([[0.31, -0.22]], (2, 1)))
 
     results = run(models)
 
     np.testing.assert_allclose(shifts_of(results), shifts_of(models), atol=0.1 * MAS)
-    assert statuses(results) == ["COMPLETE"] * 3
+    assert statuses(results) == ["COMPLETE"] * 2
 
 
 def test_without_anything_to_measure_nothing_is_done_and_the_reason_is_named(caplog):
@@ -289,31 +289,21 @@ def test_rotations_are_averaged_where_the_user_wants_them(fitted):
 
 
 def test_the_shortest_filter_corrects_all_filters(fitted):
-    plan = pointed(dithers=2)
-    long = pointed(activity="02", dithers=2)
-    models = fitted(plan, PAIRS, "F560W") + fitted(long, PAIRS + 0.05, "F1800W")
+    short, long = pointed(dithers=1), pointed(activity="02", dithers=1)
+    models = fitted(short, TILES, "F560W") + fitted(long, TILES + 0.05, "F1800W")
 
     found = shifts_of(run(models))
 
-    np.testing.assert_allclose(found[:4], PAIRS, atol=0.1 * MAS)
-    np.testing.assert_allclose(found[4:], PAIRS, atol=0.1 * MAS)
+    np.testing.assert_allclose(found[:2], TILES, atol=0.1 * MAS)
+    np.testing.assert_allclose(found[2:], TILES, atol=0.1 * MAS)
 
 
 # ---- carried over -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def short(fitted, tmp_path_factory):
-    """Give the folder with the corrections that the first filter gives, and their figure."""
-    folder = tmp_path_factory.mktemp("short")
-    models = fitted(pointed(), scattered(TRUTH, 0.005), "F560W")
-    run(models, save_corrections=True, save_figure=True, output_dir=str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def table(short):
-    (path,) = short.glob("*_tiles.ecsv")
+    (path,) = short[1].glob("*_tiles.ecsv")
     return path
 
 
@@ -324,22 +314,19 @@ def corrected(table):
 
     The end of its name is left out: a hook's parameters must not have a dot.
     """
-    return run(taken(pointed(activity="05", dithers=2), "F2550W"), corrections=str(table.with_suffix("")))
+    return run(taken(pointed(activity="05", dithers=1), "F2550W"), corrections=str(table.with_suffix("")))
 
 
-def test_another_filter_takes_the_corrections_of_the_table_without_tweakreg(table, corrected):
-    named_in_full = run(taken(pointed(activity="05", dithers=1), "F2550W"), corrections=str(table))
-
-    np.testing.assert_allclose(shifts_of(named_in_full), TILES, atol=10 * MAS)
-    np.testing.assert_allclose(shifts_of(corrected), PAIRS, atol=10 * MAS)
-    assert statuses(corrected) == ["COMPLETE"] * 4
-    assert [model.meta.cal_step.tweakreg for model in corrected] == [None] * 4
+def test_another_filter_takes_the_corrections_of_the_table_without_tweakreg(corrected):
+    np.testing.assert_allclose(shifts_of(corrected), TILES, atol=10 * MAS)
+    assert statuses(corrected) == ["COMPLETE"] * 2
+    assert [model.meta.cal_step.tweakreg for model in corrected] == [None] * 2
 
 
 def test_the_same_table_twice_does_nothing_and_another_takes_its_place(table, corrected, tmp_path, caplog):
     twice = run(corrected, corrections=str(table))
     np.testing.assert_array_equal(shifts_of(twice), shifts_of(corrected))
-    assert caplog.text.count("it was done before") >= 4
+    assert caplog.text.count("it was done before") >= 2
 
     other = QTable.read(table)
     other["shift_east"] += other["shift_east"].unit * 0.3
@@ -347,7 +334,7 @@ def test_the_same_table_twice_does_nothing_and_another_takes_its_place(table, co
     again = run(twice, corrections=str(tmp_path / "other.ecsv"))
 
     np.testing.assert_allclose(shifts_of(again), shifts_of(corrected) + [0.3, 0.0], atol=0.05 * MAS)
-    assert statuses(again) == ["COMPLETE"] * 4
+    assert statuses(again) == ["COMPLETE"] * 2
 
 
 def test_a_table_replaces_what_tweakreg_left(fitted, table):
@@ -359,7 +346,7 @@ def test_a_table_replaces_what_tweakreg_left(fitted, table):
 def test_tweakreg_on_top_of_a_correction_is_a_new_measurement(corrected):
     """The file says COMPLETE, its gWCS says that something has changed since."""
     models = [model.copy() for model in corrected]
-    moved = PAIRS + [0.1, 0.0]
+    moved = TILES + [0.1, 0.0]
     for model, shift in zip(models, moved, strict=True):
         tile_wcs.correct(model, tile_wcs.Correction(*reference(model), *shift))
         model.meta.cal_step.tweakreg = "COMPLETE"
@@ -376,8 +363,8 @@ def test_a_table_that_does_not_know_a_tile_leaves_its_old_correction(table, corr
     again = run(corrected, corrections=str(tmp_path / "one.ecsv"), fallback="none")
 
     np.testing.assert_array_equal(shifts_of(again), shifts_of(corrected))
-    assert statuses(again) == ["COMPLETE"] * 4
-    assert caplog.text.count("it was done before") >= 4
+    assert statuses(again) == ["COMPLETE"] * 2
+    assert caplog.text.count("it was done before") >= 2
 
 
 def test_a_table_is_not_written_over_by_a_run_that_measures_nothing(table, tmp_path, caplog):
@@ -395,7 +382,7 @@ def test_a_table_is_not_written_over_by_a_run_that_measures_nothing(table, tmp_p
 
 
 def test_an_exposure_that_comes_late_gets_the_correction_that_its_tile_has(fitted, caplog):
-    models = fitted(pointed(visits=(1,)), scattered(TRUTH[:3]))
+    models = fitted(pointed(visits=(1,)), FITS[:3])
     first = run(models[:2])
 
     whole = run([*first, models[2]])
@@ -406,8 +393,8 @@ def test_an_exposure_that_comes_late_gets_the_correction_that_its_tile_has(fitte
 
 
 def test_filters_that_disagree_are_named(fitted, caplog):
-    models = fitted(pointed(visits=(1,), dithers=2), TRUTH[:2], "F560W")
-    models += fitted(pointed(visits=(1,), activity="02", dithers=2), TRUTH[:2] + [0.5, 0.0], "F770W")
+    models = fitted(pointed(visits=(1,), dithers=1), TILES[:1], "F560W")
+    models += fitted(pointed(visits=(1,), activity="02", dithers=1), TILES[:1] + [0.5, 0.0], "F770W")
 
     run(models)
 
@@ -415,16 +402,22 @@ def test_filters_that_disagree_are_named(fitted, caplog):
 
 
 def test_exposures_that_do_not_know_where_they_look_stay_as_they_are(fitted, caplog):
-    models = fitted(pointed(visits=(1,), dithers=5), np.tile(TILES[0], (5, 1)))
-    for k, name in enumerate(["ra_ref", "v2_ref", "roll_ref"], start=1):
+    models = fitted(pointed(), FITS)
+    blind = {1: "ra_ref", 3: "v2_ref", 4: "roll_ref", 5: "a place for a correction"}
+    for k in blind:
         models[k] = models[k].copy()
-        setattr(models[k].meta.wcsinfo, name, None)
+    for k in (1, 3, 4):
+        setattr(models[k].meta.wcsinfo, blind[k], None)
+    pipeline, direct = models[5].meta.wcs.pipeline, models[5].meta.wcs.forward_transform
+    models[5].meta.wcs = gwcs.WCS([(pipeline[0].frame, direct), (pipeline[-1].frame, None)])
 
     results = run(models)
 
-    assert statuses(results) == ["COMPLETE"] + ["SKIPPED"] * 3 + ["COMPLETE"]
-    for model in models[1:4]:
-        assert f"{model.meta.filename} is left as it is: it lacks a WCS with a v2v3 frame, or" in caplog.text
+    assert statuses(results) == ["SKIPPED" if k in blind else "COMPLETE" for k in range(6)]
+    for k in blind:
+        name = models[k].meta.filename
+        assert f"{name} is left as it is: it lacks a WCS with a v2v3 frame, or" in caplog.text
+        np.testing.assert_array_equal(results[k].meta.wcs(5, 5), models[k].meta.wcs(5, 5))
 
 
 def test_tiles_missing_from_the_table_get_what_is_next_of_kin_or_nothing(table, caplog):
@@ -444,20 +437,6 @@ def test_tiles_missing_from_the_table_get_what_is_next_of_kin_or_nothing(table, 
 # ---- what a tired astronomer gives ------------------------------------------------------------------------
 
 
-def test_a_wcs_that_leaves_no_place_for_a_correction_stays_as_it_is(fitted, caplog):
-    models = fitted(pointed(visits=(1,)), scattered(TRUTH[:3], 0.005))
-    models[1] = models[1].copy()
-    pipeline = models[1].meta.wcs.pipeline
-    direct = models[1].meta.wcs.forward_transform
-    models[1].meta.wcs = gwcs.WCS([(pipeline[0].frame, direct), (pipeline[-1].frame, None)])
-
-    results = run(models)
-
-    assert statuses(results) == ["COMPLETE", "SKIPPED", "COMPLETE"]
-    assert f"{models[1].meta.filename} is left as it is: it lacks a WCS with a v2v3 frame" in caplog.text
-    np.testing.assert_array_equal(results[1].meta.wcs(5, 5), models[1].meta.wcs(5, 5))
-
-
 def test_two_sources_of_corrections_at_once_are_refused(table):
     with pytest.raises(ValueError, match="corrections and reference_catalog must not be given together"):
         run(taken(pointed(dithers=1)), corrections=str(table), reference_catalog="gaia.ecsv")
@@ -475,12 +454,12 @@ def test_a_missing_table_stops_before_any_work(tmp_cwd):
 
 
 def test_a_file_tells_its_correction_and_where_that_came_from(fitted, tmp_cwd):
-    models = fitted(pointed(dithers=2), PAIRS)
+    models = fitted(pointed(dithers=1), TILES)
     TileAstrometryStep.call(ModelContainer(models), save_results=True, save_corrections=True)
 
     products = sorted(tmp_cwd.glob("*_tile_astrometry.fits"))
-    assert len(products) == 4
-    with datamodels.open(products[2]) as model:
+    assert len(products) == 2
+    with datamodels.open(products[1]) as model:
         assert tile_wcs.read_record(model).shift == pytest.approx(TILES[1], abs=1e-4)
         assert model.meta.cal_step.tweakreg == "COMPLETE"
     assert len(list(tmp_cwd.glob("*_tiles.ecsv"))) == 1
@@ -514,6 +493,6 @@ def test_the_number_of_stars_is_read_from_the_log_in_a_file(fitted, tmp_path):
 
 
 def test_a_figure_shows_the_corrections(short):
-    (path,) = short.glob("*_tiles.png")
+    (path,) = short[1].glob("*_tiles.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 20_000

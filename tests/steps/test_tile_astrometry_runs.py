@@ -1,8 +1,7 @@
 """`TileAstrometryStep` on starry fields, in the real pipelines, against the truth."""
 
-import os
-import subprocess
-import sys
+import contextlib
+import logging
 from pathlib import Path
 
 import asdf
@@ -11,6 +10,7 @@ import pytest
 from astropy.table import QTable, Table
 from jwst import datamodels
 from jwst.datamodels import ModelLibrary
+from jwst.stpipe import Step
 
 from miri_steps import TileAstrometryStep, simulate
 from miri_steps.simulate import Scene, mosaic, observe, pointing, write
@@ -19,7 +19,7 @@ from miri_steps.steps import tile_wcs
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 APERTURES = SHARED / "reference" / "jwst_miri_apcorr_0014.fits"
 RA, DEC = 83.6, -69.1
-TRUTH = np.repeat([[0.2, -0.1], [-0.5, 0.6]], 3, axis=0)
+TRUTH = np.repeat([[0.2, -0.1], [-0.5, 0.6]], 2, axis=0)
 MAS = 1e-3
 # So close together are stars in so small a field that the stock values would mix them up.
 TWEAKREG = {
@@ -33,10 +33,10 @@ TWEAKREG = {
 
 @pytest.fixture(scope="module")
 def starry(tmp_path_factory):
-    """Two tiles of three dithers, 0.2 and 0.8 arcsec off, in a short and a long filter."""
+    """Two tiles of two dithers, 0.2 and 0.8 arcsec off, in a short and a long filter."""
     folder = tmp_path_factory.mktemp("starry")
     scene = Scene(RA, DEC).with_stars(150, radius=32, flux=(0.003, 0.3), seed=21)
-    plan = mosaic(RA, DEC, tiles=(2, 1), dithers=3, tile_step=(14.0, 0.0), dither_step=2.5, pa=20)
+    plan = mosaic(RA, DEC, tiles=(2, 1), dithers=2, tile_step=(14.0, 0.0), dither_step=2.5, pa=20)
     for band, noise in (("F560W", 0.05), ("F1800W", 0.5)):
         observation = observe(
             scene, plan, band, sky=3.0, noise=noise, pointing_error=TRUTH, subarray="SUB256"
@@ -89,7 +89,7 @@ def test_stars_of_a_tile_give_its_correction_once(starry, band, within, tmp_path
     table = QTable.read(tmp_path / f"{band}_tiles.ecsv")
     assert list(table["method"]) == ["F560W_refcat.ecsv"] * 2
     assert (table["stars"] >= 8).all()
-    off = np.column_stack([table["shift_east"].value, table["shift_north"].value]) - TRUTH[::3]
+    off = np.column_stack([table["shift_east"].value, table["shift_north"].value]) - TRUTH[::2]
     stated = np.column_stack([table["error_east"].value, table["error_north"].value])
     assert (np.abs(off) < 5 * stated + 0.5 * MAS).all()
     assert stated.max() < within
@@ -98,7 +98,7 @@ def test_stars_of_a_tile_give_its_correction_once(starry, band, within, tmp_path
     again = TileAstrometryStep.call(result, **settings)
 
     np.testing.assert_array_equal(shifts_of(again), shifts)
-    assert caplog.text.count("Nothing is done to") == 6
+    assert caplog.text.count("Nothing is done to") == 4
 
 
 def test_stars_that_move_are_looked_for_where_they_are_at_the_date(starry, tmp_path):
@@ -141,26 +141,26 @@ def test_a_catalogue_of_another_field_gives_nothing(starry, tmp_path, caplog):
 
 @pytest.fixture(scope="module")
 def reduced(starry, tmp_path_factory):
-    """Run calwebb_image3 as a user does, with the Step behind tweakreg."""
+    """Run calwebb_image3 as strun does, with the Step behind tweakreg."""
     folder = tmp_path_factory.mktemp("reduced")
     words = [
-        *("calwebb_image3", association(starry, "F560W"), "--output_dir=out"),
+        *("--disable-crds-steppars", "calwebb_image3", association(starry, "F560W"), "--output_dir=out"),
         f"--steps.tweakreg.abs_refcat={starry / 'F560W' / 'F560W_refcat.ecsv'}",
         *(f"--steps.tweakreg.{name}={value}" for name, value in TWEAKREG.items()),
         "--steps.tweakreg.post_hooks=miri_steps.TileAstrometryStep(save_corrections=True),",
         "--steps.tweakreg.save_results=true",
         *(f"--steps.{name}.skip=true" for name in ("skymatch", "outlier_detection", "source_catalog")),
     ]
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("strun")), "--disable-crds-steppars", *words],
-        cwd=folder,
-        env=os.environ | {"STPIPE_DISABLE_CRDS_STEPPARS": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder / "log").write_text(done.stdout + done.stderr)
+    # The file of the log hears what stpipe shows to the user, and no more.
+    heard = logging.FileHandler(folder / "log")
+    heard.setFormatter(logging.Formatter("%(name)s - %(levelname)s - %(message)s"))
+    logging.getLogger("stpipe").addHandler(heard)
+    try:
+        with contextlib.chdir(folder):
+            Step.from_cmdline(words)
+    finally:
+        logging.getLogger("stpipe").removeHandler(heard)
+        heard.close()
     return folder
 
 
@@ -171,7 +171,7 @@ def test_behind_tweakreg_tiles_keep_together(reduced):
     assert_true(shifts, 8 * MAS)
     log = (reduced / "log").read_text()
     assert "stpipe.miri_steps.steps.tile_products - INFO - Tile 01234001001" in log
-    assert "3 of 3 exposures" in log
+    assert "2 of 2 exposures" in log
     assert (reduced / "out" / "F560W_i2d.fits").exists()
     assert len(QTable.read(reduced / "F560W_tiles.ecsv")) == 2
 
@@ -194,7 +194,7 @@ def test_the_table_corrects_the_long_filter_in_the_pipeline_without_tweakreg(sta
 
 @pytest.mark.skipif(not APERTURES.exists(), reason="the aperture corrections for source_catalog are not here")
 def test_the_catalogue_of_the_short_filters_mosaic_measures_the_long_one(
-    starry, reduced, shell, tmp_cwd, monkeypatch
+    starry, reduced, strun, tmp_cwd, monkeypatch
 ):
     for name, value in simulate.offline_crds(tmp_cwd).items():
         monkeypatch.setenv(name, value)
@@ -202,8 +202,7 @@ def test_the_catalogue_of_the_short_filters_mosaic_measures_the_long_one(
     meta |= {"description": "-", "author": "-", "pedigree": "DUMMY", "useafter": "2022-01-01T00:00:00"}
     offsets = Table({"filter": ["F560W"], "abvega_offset": [-1.3]})
     asdf.AsdfFile({"meta": meta, "abvega_offset": offsets}).write_to(tmp_cwd / "abvega.asdf")
-    shell(
-        "strun",
+    strun(
         *("--disable-crds-steppars", "source_catalog", reduced / "out" / "F560W_i2d.fits"),
         *(f"--override_apcorr={APERTURES}", "--override_abvegaoffset=abvega.asdf"),
         *("--snr_threshold=10", "--bkg_boxsize=64", "--kernel_fwhm=1.6", "--npixels=5", "--output_dir=cat"),

@@ -50,7 +50,7 @@ def test_the_error_of_the_pointing_is_found_to_a_few_milliarcseconds(band, error
     others = simulate.Scene(RA, DEC).with_stars(20, radius=90, seed=8).stars
     ra, dec = (np.concatenate([stars[name][5:], others[name]]) for name in ("ra", "dec"))
 
-    detections = [tile_direct.detect(model) for model in take(scene, band, error, dithers=3, pa=130.0)]
+    detections = [tile_direct.detect(model) for model in take(scene, band, error, dithers=2, pa=130.0)]
     measured = tile_direct.measure(detections, catalogue(ra, dec), date=DATE)
 
     assert measured.fit.found, measured.fit.reason
@@ -72,7 +72,7 @@ def test_real_stars_are_matched_where_they_are_at_the_date(shared_data):
     scene = simulate.Scene(RA, DEC).with_catalog(table)
     error = (0.8, 1.1)
 
-    detections = [tile_direct.detect(model) for model in take(scene, "F560W", error, dithers=3)]
+    detections = [tile_direct.detect(model) for model in take(scene, "F560W", error, dithers=2)]
     measured = tile_direct.measure(detections, reference, date=DATE)
 
     assert measured.fit.n_stars >= 5
