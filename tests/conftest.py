@@ -7,7 +7,9 @@ import multiprocessing.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+import asdf
 import asdf.schema
 import pytest
 
@@ -36,30 +38,58 @@ def schemas_shared():
     """
     Let asdf parse each schema once, and hand it out without a copy: it does so dozens of times per file.
 
-    What is validated, and against what, stays the same; at the end the schemas must be what they were.
+    The same for what stdatamodels makes of it for each model. What is validated, and against what, stays
+    the same; at the end the schemas must be what they were.
     """
+    import stdatamodels.schema
+
     load = getattr(asdf.schema, "_load_schema_cached", None)
     make_loader = getattr(asdf.schema, "_make_schema_loader", None)
     if load is None or make_loader is None:
         # Another asdf, with other insides: the tests are slower, and that is all.
         yield
         return
-    shared = {}
+    shared, merged = {}, {}
+    merge = stdatamodels.schema.merge_property_trees
 
     def share(url, resolve_references=False):
         key = url, resolve_references
         if key not in shared:
             found = load(url, resolve_references)
             shared[key] = found, copy.deepcopy(found)
+            # It lives as long as the tests: nothing else gets its id.
+            merged[id(found)] = None
         return shared[key][0]
+
+    def share_merged(schema):
+        if id(schema) not in merged:
+            return merge(schema)
+        if merged[id(schema)] is None:
+            found = merge(schema)
+            merged[id(schema)] = found, copy.deepcopy(found)
+        return merged[id(schema)][0]
 
     with pytest.MonkeyPatch.context() as patched:
         loader = functools.cache(make_loader())
         patched.setattr(asdf.schema, "_make_schema_loader", lambda: loader)
         patched.setattr(asdf.schema, "load_schema", share)
+        patched.setattr(stdatamodels.schema, "merge_property_trees", share_merged)
         yield
-    for (url, _), (schema, before) in shared.items():
-        assert schema == before, f"the tests have changed the schema {url}"
+    for schema, before in (*shared.values(), *filter(None, merged.values())):
+        assert schema == before, f"the tests have changed the schema {before.get('id')}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hurry():
+    """Save a tenth of the time: stpipe tidies up before every step, asdf reads files like a proof-reader."""
+    import stpipe.step
+
+    tidier = SimpleNamespace(collect=lambda: gc.collect(1))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stpipe.step, "gc", tidier)
+        # What is written is still checked.
+        patched.setattr(asdf.get_config(), "validate_on_read", False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

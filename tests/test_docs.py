@@ -1,6 +1,5 @@
 """The code of README.rst and of the documentation is run, page by page, on exposures of a few pixels."""
 
-import gc
 import glob
 import importlib
 import json
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import asdf
 import numpy as np
 import pytest
 from astropy.table import QTable, Table
@@ -113,25 +111,11 @@ def is_run(page, block):
 # ---- where it is run: a folder with files of the names that the pages use
 
 
-def hurry(monkeypatch):
-    """Save a fifth of the time: stpipe tidies up behind every step, asdf reads files like a proof-reader."""
-    monkeypatch.setattr(gc, "collect", lambda *generation: 0)
-    monkeypatch.setattr(asdf.get_config(), "validate_on_read", False)
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Do so for a test."""
-    hurry(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
     """Write small exposures once, under the names that the pages use."""
     folder = tmp_path_factory.mktemp("kit")
-    with pytest.MonkeyPatch.context() as patched:
-        hurry(patched)
-        write_kit(folder)
+    write_kit(folder)
     return folder
 
 
@@ -195,7 +179,7 @@ def write_rates(observation, folder):
 
 
 @pytest.fixture
-def workshop(kit, tmp_cwd, monkeypatch, quick):
+def workshop(kit, tmp_cwd, monkeypatch):
     """Go to a folder with these files, without a network, where everything is small and nothing slow."""
     folder = tmp_cwd / "F770W"
     shutil.copytree(kit, folder)
@@ -502,7 +486,7 @@ def test_a_cluster_is_used_as_its_page_says(workshop, shortened, monkeypatch):
     assert "SLURMCluster" in (workshop / "survey.py").read_text()
 
 
-def test_stars_are_calibrated_as_their_pages_say(standards, tmp_cwd, quick, monkeypatch):
+def test_stars_are_calibrated_as_their_pages_say(standards, tmp_cwd, monkeypatch):
     for kind, name in (("spectra", "calspec"), ("throughputs",) * 2, ("psfs",) * 2):
         shutil.copytree(standards.folder / kind, name)
     images = sorted((standards.folder / "stars").iterdir())
