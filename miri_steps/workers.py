@@ -6,19 +6,17 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import islice
-from multiprocessing import forkserver, get_context, resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing import get_context
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -35,8 +33,6 @@ _FRACTIONS = {"none": 0, "one": 0, "quarter": 1 / 4, "half": 1 / 2, "all": 1}
 _AHEAD = 2
 # Threads of numerical libraries, which read these when they are loaded.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# Packages that take long to import.
-_IMPORTED = "jwst", "miri_steps"
 # What the digits of an answer depend on.
 _PACKAGES = "miri-steps", "jwst", "numpy", "scipy"
 _LOST = "the cluster has dropped the work: does its scheduler still run?"
@@ -260,7 +256,7 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
     Open a pool of fresh processes that never outlives this one.
 
     Processes end within seconds when the block is left, or this process is killed, whatever they are at.
-    Each has one thread for numerical work, and writes to where this process writes.
+    Each has one thread for numerical work.
 
     Parameters
     ----------
@@ -272,65 +268,20 @@ def open_pool(cores: int) -> Iterator[ProcessPoolExecutor]:
     ProcessPoolExecutor
         The pool.
     """
-    with ExitStack() as opened, _single_threads():
-        context = _context()
-        # Nothing is ever sent: the far end is closed when this process ends, and that is heard.
-        far_end, near_end = map(opened.enter_context, context.Pipe(duplex=False))
-        told = dict(os.environ), opened.enter_context(_output()), far_end
-        executor = ProcessPoolExecutor(cores, mp_context=context, initializer=_begin, initargs=told)
-        try:
-            yield executor
-        except BaseException:
-            near_end.close()
-            raise
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _context():
-    """
-    Choose how processes start.
-
-    On Linux they are forked from a server that has no threads and has imported what this process has:
-    to import jwst takes each of them seconds. Elsewhere libraries of the system do not stand that.
-    """
-    if sys.platform == "linux":
-        context = get_context("forkserver")
-        try:
-            _start_server(context)
-            return context
-        except (OSError, EOFError) as error:
-            log.debug("There is no server to fork processes from: %s", error)
-    return get_context("spawn")
-
-
-def _start_server(context):
-    """Start the server if it does not run, and wait until it has imported all."""
-    loaded = [name for name in sys.modules if name.partition(".")[0] in _IMPORTED]
-    context.set_forkserver_preload([*loaded, "miri_steps.fork_server"])
-    # The keyboard interrupts this process alone, not what the server is importing. Until the tracker runs,
-    # to start the server lets signals through again.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    context = get_context("spawn")
+    # Nothing is ever sent: the far end is closed when this process ends, and that is heard.
+    far_end, near_end = context.Pipe(duplex=False)
+    executor = ProcessPoolExecutor(cores, mp_context=context, initializer=_end_with, initargs=(far_end,))
     try:
-        forkserver.ensure_running()
+        with _single_threads():
+            yield executor
+    except BaseException:
+        near_end.close()
+        raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    first = context.Process(target=os.getpid)
-    first.start()
-    first.join()
-
-
-@contextmanager
-def _output():
-    """Give what this process writes to, as it can be sent to another."""
-    with ExitStack() as opened:
-        streams = {}
-        for stream in (1, 2):
-            # One of them may be closed.
-            with suppress(OSError):
-                streams[stream] = opened.enter_context(Connection(os.dup(stream), readable=False))
-        yield streams
+        executor.shutdown(cancel_futures=True)
+        near_end.close()
+        far_end.close()
 
 
 @contextmanager
@@ -348,18 +299,9 @@ def _single_threads():
                 os.environ[name] = value
 
 
-def _begin(environment, streams, far_end):
-    """Make a process what one would be that this process has started itself; it ends with this process."""
-    os.environ.clear()
-    os.environ.update(environment)
-    for stream, connection in streams.items():
-        os.dup2(connection.fileno(), stream)
-        connection.close()
-    # A server that the user has started may have libraries with several threads.
-    threadpool_limits(1)
+def _end_with(far_end):
     # The keyboard interrupts the process that all others belong to; they end when it tells them to.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _interrupt)
     threading.Thread(target=_wait_and_end, args=(far_end,), daemon=True).start()
 

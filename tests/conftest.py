@@ -3,7 +3,6 @@
 import copy
 import functools
 import gc
-import multiprocessing.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +89,6 @@ def hurry():
         # What is written is still checked.
         patched.setattr(asdf.get_config(), "validate_on_read", False)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def sockets_elsewhere():
-    """Let multiprocessing make its folder for sockets before a test looks what is left of scratch files."""
-    multiprocessing.util.get_temp_dir()
 
 
 @pytest.fixture(scope="module", autouse=True)

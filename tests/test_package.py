@@ -31,7 +31,6 @@ MAY_IMPORT = {
     "plugin": set(),
     "parameters": set(),
     "workers": {"distributed", "threadpoolctl"},
-    "fork_server": {"asdf"},
     "whole_files": set(),
     "algorithms": SCIENCE | {"drizzle", "photutils", "tweakwcs"},
     "detector": SCIENCE,

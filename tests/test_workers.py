@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +128,6 @@ def test_the_map_can_be_used_again():
 CHORES = """
 import os
 import signal
-import sys
 from dataclasses import dataclass
 
 
@@ -148,15 +145,6 @@ def do(chore):
         open(chore.marker, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return chore.name, os.getpid(), os.environ.get("OMP_NUM_THREADS")
-
-
-# As it is when this process begins.
-LOADED = frozenset(sys.modules)
-
-
-def look(chore):
-    print(chore.name, "at work", flush=True)
-    return os.environ.get("MIRI_TEST_WORD"), os.getcwd(), "jwst.datamodels" in LOADED
 """
 
 
@@ -262,77 +250,6 @@ def test_each_process_has_one_thread_for_numbers(chores, monkeypatch):
     with workers.open_map(2) as run:
         assert {threads for _, _, threads in run(chores.do, [chores.Chore("0.fits")] * 4)} == {"1"}
     assert os.environ["OMP_NUM_THREADS"] == "7"
-
-
-def test_processes_are_what_this_one_is_when_they_start(chores, monkeypatch, tmp_path, capfd):
-    """Wherever they are forked from, and whenever that was started."""
-    for word in ("first", "second"):
-        monkeypatch.setenv("MIRI_TEST_WORD", word)
-        (tmp_path / word).mkdir()
-        monkeypatch.chdir(tmp_path / word)
-        with workers.open_map(2) as run:
-            ((found, folder, _),) = run(chores.look, [chores.Chore(f"{word}.fits")])
-        assert (found, folder) == (word, str(tmp_path / word))
-        assert capfd.readouterr().out == f"{word}.fits at work\n"
-    monkeypatch.delenv("MIRI_TEST_WORD")
-    with workers.open_map(2) as run:
-        ((found, _, _),) = run(chores.look, [chores.Chore("third.fits")])
-    assert found is None
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
-def test_processes_need_not_import_what_this_one_has(chores):
-    script = """
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        import jwst.datamodels
-        import miri_test_chores as chores
-        from miri_steps import workers
-        if __name__ == "__main__":
-            with workers.open_map(2) as run:
-                print(*run(chores.look, [chores.Chore("first.fits")]))
-        """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(Path(chores.__file__).parent)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert said.endswith("True)\n")
-
-
-def test_the_keyboard_interrupts_the_start_of_processes_without_a_word():
-    script = """
-        import jwst.datamodels
-        from miri_steps import workers
-        print("starting", flush=True)
-        try:
-            with workers.open_map(2) as run:
-                print(*run(abs, [-1]))
-        except KeyboardInterrupt:
-            print("stopped")
-        """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    # A job in the background may be started with SIGINT ignored, and hands that on.
-    own = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    with subprocess.Popen(command, text=True, **streams, **own) as process:
-        assert process.stdout.readline() == "starting\n"
-        time.sleep(0.2)
-        # As a terminal does: all processes hear it.
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.communicate(timeout=60)[0] == "stopped\n"
-
-
-@pytest.mark.parametrize("trouble", ["long", "silent"])
-def test_processes_start_where_sockets_or_output_cannot_be_had(chores, tmp_path, trouble):
-    """A folder for temporary files may have too long a name for a socket, and a service no output."""
-    folder = tmp_path / ("x" * 120 if trouble == "long" else "x")
-    folder.mkdir()
-    script, scratch = tmp_path / "script.py", tmp_path / "scratch"
-    script.write_text(SCRIPT.replace("itertools.count()", "range(2)").replace("print(", "1 or print("))
-    command = [sys.executable, script, scratch, "2", Path(chores.__file__).parent]
-    closing = "exec 1>&- 2>&-; " if trouble == "silent" else ""
-    shell = ["sh", "-c", f'{closing}exec "$@"', "sh", *map(str, command)]
-    done = subprocess.run(shell, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import os
 import signal
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from jwst.resample import ResampleStep
 from stdatamodels import asdf_in_fits
 
 import miri_steps
-from miri_steps import plugin, workers
+from miri_steps import plugin
 
 
 @dataclass(frozen=True)
@@ -558,23 +557,13 @@ def test_log_lines_are_under_stpipe(plain):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Run two workers of a Dask cluster, with their own scratch folders."""
-    dask = pytest.importorskip("dask", reason="needs miri-steps[dask]")
     distributed = pytest.importorskip("distributed", reason="needs miri-steps[dask]")
-    start = "spawn"
-    if sys.platform == "linux":
-        start = "forkserver"
-        # This starts the server, which has imported jwst: workers that are forked from it need not do so.
-        with workers.open_pool(1) as pool:
-            assert pool.submit(abs, -1).result() == 1
-    with (
-        dask.config.set({"distributed.worker.multiprocessing-method": start}),
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            local_directory=str(tmp_path_factory.mktemp("dask")),
-        ) as running,
-    ):
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        local_directory=str(tmp_path_factory.mktemp("dask")),
+    ) as running:
         yield running
 
 
