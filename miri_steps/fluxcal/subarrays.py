@@ -10,7 +10,7 @@ from astropy.table import QTable
 
 from miri_steps.fluxcal import config, monitoring, observations, time_loss
 from miri_steps.fluxcal.config import REFERENCE_SUBARRAY
-from miri_steps.fluxcal.time_loss import Fit, TimeLoss
+from miri_steps.fluxcal.time_loss import TimeLoss
 
 __all__ = ["solve"]
 
@@ -80,39 +80,22 @@ def _tied(table):
 
 
 def _fit(table, losses):
-    """Fit loss, brightness and transmissions in a filter; None where that cannot be."""
+    """Fit brightness and transmissions in a filter, and its loss if not given; None where that cannot be."""
     if len(set(table["subarray"])) < 2:
         return None
+    mjd, light = table["timemid"].to_value(u.day), table["light"].value
     if table["filter"][0] in losses:
-        return _fit_known(table, losses[table["filter"][0]])
-    again = monitoring.seen_again(table["name"], table["timemid"].to_value(u.day))
+        return time_loss.fit_known(
+            mjd,
+            light,
+            light * table["relative_error"],
+            losses[table["filter"][0]],
+            star=table["name"],
+            subarray=table["subarray"],
+            reference=REFERENCE_SUBARRAY,
+        )
+    again = monitoring.seen_again(table["name"], mjd)
     return monitoring.fit(table, by_subarray=True) if again.any() else None
-
-
-def _fit_known(table, loss):
-    """Fit brightness and transmissions where the loss is known: linear in logarithms."""
-    error = np.asarray(table["relative_error"])
-    light = table["light"].value / loss.sensitivity(table["timemid"].to_value(u.day))
-    stars, star = np.unique(table["name"], return_inverse=True)
-    names, window = np.unique(table["subarray"], return_inverse=True)
-    others = np.flatnonzero(names != REFERENCE_SUBARRAY)
-    design = np.hstack([np.eye(len(stars))[star], (window[:, None] == others).astype(float)]) / error[:, None]
-    solution = np.linalg.lstsq(design, np.log(light) / error, rcond=None)[0]
-    residual = np.log(light) / error - design @ solution
-    chi2, dof = float(residual @ residual), len(table) - len(solution)
-    covariance = np.linalg.inv(design.T @ design) * time_loss.inflation(chi2, dof)
-    factor = np.exp(solution[len(stars) :])
-    errors = factor * np.sqrt(np.diag(covariance)[len(stars) :])
-    return Fit(
-        loss=loss,
-        scale=dict(zip(stars.tolist(), np.exp(solution[: len(stars)]).tolist(), strict=True)),
-        factor={REFERENCE_SUBARRAY: 1.0} | dict(zip(names[others].tolist(), factor.tolist(), strict=True)),
-        factor_error={REFERENCE_SUBARRAY: 0.0}
-        | dict(zip(names[others].tolist(), errors.tolist(), strict=True)),
-        residual=np.expm1(residual * error),
-        chi2=chi2,
-        dof=dof,
-    )
 
 
 def _row(name, known, fits):

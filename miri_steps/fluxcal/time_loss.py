@@ -23,6 +23,7 @@ __all__ = [
     "Fit",
     "TimeLoss",
     "fit",
+    "fit_known",
     "fit_sum",
     "inflation",
     "interpolate",
@@ -221,32 +222,106 @@ def fit(
         parameters.
     """
     mjd, rate, error = (np.asarray(values, float) for values in (mjd, rate, error))
-    stars, star = np.unique(["star"] * len(mjd) if star is None else star, return_inverse=True)
-    names, window = np.unique([reference] * len(mjd) if subarray is None else subarray, return_inverse=True)
     _check_values(mjd=mjd, rate=rate, error=error)
-    if reference not in names:
-        raise ValueError(
-            f"reference must be a subarray that was used, of {', '.join(names)}, got {reference}"
-        )
-    others = np.flatnonzero(names != reference)
-    problem = _Problem(mjd, rate, error, star, len(stars), _columns(window, others), tau, around)
+    groups = _Groups.of(len(mjd), star, subarray, reference)
+    problem = _Problem(mjd, rate, error, groups, tau, around)
     found = problem.solve()
     dof = len(mjd) + (around is not None) - len(found.x)
     chi2 = 2 * found.cost
     covariance = _covariance(found.jac) * inflation(chi2, dof)
     loss, amplitude, tau, slopes = problem.physical(found.x)
     inner = slopes @ covariance[-problem.shape_size :, -problem.shape_size :] @ slopes.T
-    factors = np.exp(found.x[len(stars) : len(stars) + len(others)])
-    errors = factors * np.sqrt(np.diag(covariance)[len(stars) : len(stars) + len(others)])
     return Fit(
         loss=TimeLoss(loss, amplitude, tau, inner),
-        scale=dict(zip(stars.tolist(), np.exp(found.x[: len(stars)]).tolist(), strict=True)),
-        factor={reference: 1.0} | dict(zip(names[others].tolist(), factors.tolist(), strict=True)),
-        factor_error={reference: 0.0} | dict(zip(names[others].tolist(), errors.tolist(), strict=True)),
+        **groups.named(found.x, covariance),
         residual=rate / problem.model(found.x) - 1,
         chi2=chi2,
         dof=dof,
     )
+
+
+def fit_known(
+    mjd: np.ndarray,
+    rate: np.ndarray,
+    error: np.ndarray,
+    loss: TimeLoss,
+    *,
+    star: Sequence[str],
+    subarray: Sequence[str],
+    reference: str = "SUB256",
+) -> Fit:
+    """
+    Fit the brightness of stars and the transmission of subarrays, where the loss of sensitivity is known.
+
+    In logarithms this is linear. The error of the loss is left out, which is right for observations of one
+    night.
+
+    Parameters
+    ----------
+    mjd, rate, error, star, subarray, reference
+        As in `fit`.
+    loss : TimeLoss
+        The loss.
+
+    Returns
+    -------
+    Fit
+        Brightness of stars, transmission of subarrays, and the loss as it was given.
+
+    Raises
+    ------
+    ValueError
+        If values are not finite or not positive, lack the reference, or do not tie a subarray to it.
+    """
+    mjd, rate, error = (np.asarray(values, float) for values in (mjd, rate, error))
+    _check_values(mjd=mjd, rate=rate, error=error)
+    groups = _Groups.of(len(mjd), star, subarray, reference)
+    relative = error / rate
+    design, light = groups.design / relative[:, None], np.log(rate / loss.sensitivity(mjd)) / relative
+    solution = np.linalg.lstsq(design, light, rcond=None)[0]
+    residual = light - design @ solution
+    chi2, dof = float(residual @ residual), len(mjd) - len(solution)
+    covariance = _covariance(design) * inflation(chi2, dof)
+    return Fit(
+        loss=loss,
+        **groups.named(solution, covariance),
+        residual=np.expm1(residual * relative),
+        chi2=chi2,
+        dof=dof,
+    )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Stars and subarrays of observations: stars have a brightness, subarrays but one a transmission."""
+
+    stars: list[str]
+    others: list[str]
+    reference: str
+    design: np.ndarray
+
+    @classmethod
+    def of(cls, number, star, subarray, reference):
+        stars, of_star = np.unique(["star"] * number if star is None else star, return_inverse=True)
+        names, window = np.unique([reference] * number if subarray is None else subarray, return_inverse=True)
+        if reference not in names:
+            raise ValueError(
+                f"reference must be a subarray that was used, of {', '.join(names)}, got {reference}"
+            )
+        others = np.flatnonzero(names != reference)
+        marks = [of_star[:, None] == np.arange(len(stars)), window[:, None] == others]
+        return cls(stars.tolist(), names[others].tolist(), reference, np.hstack(marks).astype(float))
+
+    def named(self, logarithms, covariance):
+        """Name brightness and transmissions, of which the first unknowns are the logarithms."""
+        number = self.design.shape[1]
+        scale, factors = np.split(np.exp(logarithms[:number]), [len(self.stars)])
+        errors = factors * np.sqrt(np.diag(covariance)[len(self.stars) : number])
+        return {
+            "scale": dict(zip(self.stars, scale.tolist(), strict=True)),
+            "factor": {self.reference: 1.0} | dict(zip(self.others, factors.tolist(), strict=True)),
+            "factor_error": {self.reference: 0.0} | dict(zip(self.others, errors.tolist(), strict=True)),
+        }
 
 
 def _check_values(**given):
@@ -256,11 +331,6 @@ def _check_values(**given):
             raise ValueError(
                 f"{name} must be finite and above 0, got {values[bad[0]]} in observation {bad[0]}"
             )
-
-
-def _columns(window, others):
-    """Mark the observations in each subarray but the reference, shape (n, number of these)."""
-    return (window[:, None] == others).astype(float)
 
 
 def inflation(chi2: float, dof: int) -> float:
@@ -306,10 +376,10 @@ def _is_bounded(tau):
 class _Problem:
     """Least squares in logarithms of brightness, transmission and tau, and in loss and amplitude."""
 
-    def __init__(self, mjd, rate, error, star, number, windows, tau, around):
+    def __init__(self, mjd, rate, error, groups, tau, around):
         self.mjd, self.rate, self.error, self.tau, self.around = mjd, rate, error, tau, around
-        self.members = (star[:, None] == np.arange(number)).astype(float)
-        self.linear = np.hstack([self.members, windows])
+        self.linear = groups.design
+        self.members = self.linear[:, : len(groups.stars)]
         self.shape_size = 2 if tau else 3
 
     def shape(self, x):
