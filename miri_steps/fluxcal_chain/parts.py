@@ -18,6 +18,7 @@ from miri_steps.fluxcal.calibration import FilterCalibration, calibrate
 from miri_steps.fluxcal.reference_files import About
 from miri_steps.fluxcal_chain import apertures as growth_curves
 from miri_steps.fluxcal_chain import inputs
+from miri_steps.steps import star_images
 from miri_steps.steps.base import check_file
 from miri_steps.steps.star_photometry import StarPhotometryStep
 
@@ -94,11 +95,11 @@ def run(
         raise ValueError(f"either apertures or psfs must be given, got {apertures} and {psfs}")
     images, bright = inputs.find_images(folder), list(bright)
     given = inputs.read_losses(losses) if losses else None
-    _check_inputs(images, spectra, throughputs, apertures, psfs, bright, ee)
+    looked_at = _check_inputs(images, spectra, throughputs, apertures, psfs, bright, ee)
     output = inputs.new_folder(output)
     fluxes = write_fluxes(spectra, throughputs, output / "fluxes.ecsv")
-    if psfs is not None:
-        apertures = write_apertures(images, psfs, output / "apcorr.fits", bright=bright, author=author)
+    if looked_at:
+        apertures = _write_apertures(*looked_at, output / "apcorr.fits", bright, author)
     stars = write_photometry(images, apertures, output / "photometry.ecsv", ee=ee)
     known = _known(write_subarrays(stars, output / "subarrays.ecsv") if solve_subarrays else None)
     settings = {"losses": given, "repeatability": repeatability, "legacy": legacy}
@@ -108,16 +109,18 @@ def run(
 
 
 def _check_inputs(images, spectra, throughputs, apertures, psfs, bright, ee):
-    """Refuse what would stop the work in its middle."""
+    """Refuse what would stop the work in its middle; give images and PSFs of which apertures are made."""
     inputs.find_by_filter(throughputs)
     inputs.find_spectra(spectra)
     if apertures is not None:
         check_file(apertures)
-        return
-    inputs.find_by_filter(psfs, (".fits",))
+        return None
+    models = inputs.find_by_filter(psfs, (".fits",))
     if not any(np.isclose(ee, level) for level in encircled.LEVELS[:-1]):
         raise ValueError(f"ee must be one of {', '.join(map(str, encircled.LEVELS[:-1]))}, got {ee}")
-    growth_curves.check_bright(inputs.survey(images), bright)
+    seen = inputs.survey(images)
+    growth_curves.check_bright(seen, bright)
+    return seen, models
 
 
 def write_apertures(
@@ -160,15 +163,22 @@ def write_apertures(
         If there are no PSFs or images, or images were not drizzled alike.
     """
     path = inputs.new_file(path, (".fits",))
-    errors = inputs.new_file(path.with_name(f"{path.stem}_errors.ecsv"), _TABLES)
+    inputs.new_file(_errors_of(path), _TABLES)
     models = inputs.find_by_filter(psfs, (".fits",))
-    seen = inputs.survey(images)
+    return _write_apertures(inputs.survey(images), models, path, bright, author)
+
+
+def _errors_of(path):
+    return path.with_name(f"{path.stem}_errors.ecsv")
+
+
+def _write_apertures(seen, models, path, bright, author):
     found = growth_curves.measure(seen, models, bright)
     corrections = {band: one.corrections for band, one in found.items()}
-    kind = f"For {seen[0].resampling}." if seen[0].resampling else "For exposures, as they are."
+    kind = star_images.made_for(seen[0].resampling)
     used = sorted({name for one in found.values() for name in one.stars})
     about = _about([one.mjd for one in seen], author, kind, f"Growth curves: {', '.join(used) or 'none'}.")
-    tables.write(reference_files.apcorr_errors(corrections), errors)
+    tables.write(reference_files.apcorr_errors(corrections), _errors_of(path))
     reference_files.save(reference_files.apcorr(corrections, about), path)
     _draw("apertures", found, path.with_suffix(""))
     return path

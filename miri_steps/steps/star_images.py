@@ -18,13 +18,16 @@ from miri_steps.fluxcal.photometry import Aperture, Measurement
 from miri_steps.steps.base import check_file
 
 __all__ = [
+    "Apertures",
     "CorrectedAperture",
     "StarImage",
     "UnusableAperturesError",
     "drizzled_alike",
     "find_aperture",
+    "made_for",
     "native_pixel",
     "read",
+    "read_apertures",
     "resampling",
     "row",
 ]
@@ -37,7 +40,7 @@ _SURFACE_BRIGHTNESS, _COUNTS = "MJy/sr", "DN/s"
 _DO_NOT_USE = datamodels.dqflags.pixel["DO_NOT_USE"]
 # The sensitivity falls by a few percent a year: a mosaic of more than this needs more than one date [d].
 _LONGEST_SPAN = 30.0
-# What `miri_steps.fluxcal_chain` writes into the history of apertures.
+# What `made_for` says.
 _MADE_FOR = re.compile(
     r"For (?:Resampling\(pixfrac=([\d.e-]+), pixel_scale_ratio=([\d.e-]+)\)|exposures, as they are)\."
 )
@@ -238,8 +241,60 @@ def _mask(model):
     return mask
 
 
+@dataclass(frozen=True)
+class Apertures:
+    """
+    Content of an aperture correction reference file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    table : ndarray
+        Its rows, with named fields.
+    history : str
+        What it says of its making.
+    """
+
+    path: str | Path
+    table: np.ndarray
+    history: str
+
+
+def read_apertures(path: str | Path) -> Apertures:
+    """
+    Read an aperture correction reference file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    Apertures
+        Its content.
+
+    Raises
+    ------
+    UnusableAperturesError
+        If it cannot be read, or is not of this kind.
+    """
+    try:
+        check_file(path)
+        with datamodels.open(path) as file:
+            if isinstance(file, datamodels.MirImgApcorrModel):
+                entries = file.instance.get("history", {}).get("entries", ())
+                # FITS breaks what is longer than a card.
+                history = "".join(entry["description"] for entry in entries)
+                return Apertures(path, np.array(file.apcorr_table), history)
+    except (OSError, ValueError) as error:
+        raise UnusableAperturesError(f"the apertures cannot be read: {error}") from error
+    raise UnusableAperturesError(f"{path} must be an aperture correction reference file of MIRI imaging")
+
+
 def find_aperture(
-    model: JwstDataModel, seen: StarImage, reference: str | Path, ee: float
+    model: JwstDataModel, seen: StarImage, apertures: Apertures, ee: float
 ) -> CorrectedAperture:
     """
     Look an aperture up, and put it from native pixels to those of the image.
@@ -253,8 +308,8 @@ def find_aperture(
         The image.
     seen : StarImage
         What was taken from it.
-    reference : str or Path
-        Aperture correction reference file.
+    apertures : Apertures
+        Content of an aperture correction reference file.
     ee : float
         Part of the light that the aperture is to hold.
 
@@ -266,43 +321,46 @@ def find_aperture(
     Raises
     ------
     UnusableAperturesError
-        If the file cannot be read, is not of this kind, or holds ``ee`` for no filter.
+        If the file holds ``ee`` for no filter.
     ValueError
         If it has no such aperture for this image.
     """
-    table, history = _read_apertures(reference)
+    table = apertures.table
     if not np.isclose(table["eefraction"], ee, atol=1e-4).any():
         known = ", ".join(f"{level:.2f}" for level in np.unique(table["eefraction"]))
-        raise UnusableAperturesError(f"ee must be one of {known} in {reference}, got {ee}")
-    rows = _rows(model, reference, table)
-    _check_kind(model, reference, history)
+        raise UnusableAperturesError(f"ee must be one of {known} in {apertures.path}, got {ee}")
+    rows = _rows(model, apertures)
+    _check_kind(model, apertures)
     chosen = rows[np.isclose(rows["eefraction"], ee, atol=1e-4)]
     if len(chosen) != 1:
         known = ", ".join(f"{level:.2f}" for level in rows["eefraction"])
-        raise ValueError(f"ee must be one of {known} in {reference}, got {ee}")
+        raise ValueError(f"ee must be one of {known} in {apertures.path}, got {ee}")
     pixel = native_pixel(model, seen)
     radius, inner, outer = (float(chosen[name][0]) / pixel for name in ("radius", "skyin", "skyout"))
     fwhm = config.band(model.meta.instrument.filter).fwhm / pixel
     return CorrectedAperture(Aperture(radius, (inner, outer), fwhm), ee, float(chosen["apcorr"][0]))
 
 
-def _read_apertures(reference):
-    """Read the table of a reference file, and its history."""
-    try:
-        check_file(reference)
-        with datamodels.open(reference) as file:
-            if isinstance(file, datamodels.MirImgApcorrModel):
-                entries = file.instance.get("history", {}).get("entries", ())
-                # FITS breaks what is longer than a card.
-                return np.array(file.apcorr_table), "".join(entry["description"] for entry in entries)
-    except (OSError, ValueError) as error:
-        raise UnusableAperturesError(f"the apertures cannot be read: {error}") from error
-    raise UnusableAperturesError(f"{reference} must be an aperture correction reference file of MIRI imaging")
+def made_for(images: Resampling | None) -> str:
+    """
+    Say in the history of apertures for what kind of image they are.
+
+    Parameters
+    ----------
+    images : Resampling or None
+        How mosaics were drizzled; None for exposures.
+
+    Returns
+    -------
+    str
+        A sentence, which `find_aperture` understands.
+    """
+    return f"For {images}." if images else "For exposures, as they are."
 
 
-def _check_kind(model, reference, history):
+def _check_kind(model, apertures):
     """Warn of apertures that were made for another kind of image."""
-    made = _MADE_FOR.search(history)
+    made = _MADE_FOR.search(apertures.history)
     if not made:
         return
     values = [float(value) for value in made.groups() if value]
@@ -310,20 +368,21 @@ def _check_kind(model, reference, history):
     if not drizzled_alike(wanted, own):
         log.warning(
             "%s was made %s, but %s is %s: light may be off by some percent",
-            *(reference, f"f{made[0][1:-1]}", model.meta.filename, wanted or "an exposure"),
+            *(apertures.path, f"f{made[0][1:-1]}", model.meta.filename, wanted or "an exposure"),
         )
 
 
-def _rows(model, reference, table):
+def _rows(model, apertures):
     """Look up the apertures for the filter and subarray of an image."""
     band, subarray = model.meta.instrument.filter, model.meta.subarray.name
     if not (band and subarray):
         raise ValueError(f"{model.meta.filename} must have FILTER and SUBARRAY, got {band} and {subarray}")
+    table = apertures.table
     bands, subarrays = (np.char.strip(table[column].astype(str)) for column in ("filter", "subarray"))
     # In-pixel mode is read out like the subarray itself.
     rows = table[(bands == band) & (subarrays == subarray.removesuffix("_IP"))]
     if not len(rows):
-        raise ValueError(f"{reference} has no apertures for {band} in {subarray}")
+        raise ValueError(f"{apertures.path} has no apertures for {band} in {subarray}")
     return rows
 
 

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -77,8 +78,11 @@ class StarPhotometryStep(MiriStep):
             raise ValueError("the input must hold at least 1 image, got 0")
         path = self._table_path(input_data, names) if self.save_results else None
         figures = self._figure_paths(names)
+        # Most often one file serves all images.
+        read = cache(star_images.read_apertures)
         rows = [
-            self._measure(*one, figure) for one, figure in zip(_opened(images, names), figures, strict=True)
+            self._measure(*one, figure, read)
+            for one, figure in zip(_opened(images, names), figures, strict=True)
         ]
         table = vstack(rows, metadata_conflicts="silent")
         if all(table["problem"] != ""):
@@ -105,14 +109,15 @@ class StarPhotometryStep(MiriStep):
         times = Counter(path(name) for name in names)
         return [path(name, k if times[path(name)] > 1 else None) for k, name in enumerate(names, start=1)]
 
-    def _measure(self, model, problem, figure) -> QTable:
+    def _measure(self, model, problem, figure, read_apertures) -> QTable:
         """Measure the star in one image, unless there is a problem with it."""
         seen = chosen = found = expected = None
         try:
             if problem:
                 raise ValueError(problem)
             seen = star_images.read(model)
-            chosen = star_images.find_aperture(model, seen, self.get_reference_file(model, "apcorr"), self.ee)
+            apertures = read_apertures(self.get_reference_file(model, "apcorr"))
+            chosen = star_images.find_aperture(model, seen, apertures, self.ee)
             expected = self._expected(model, seen)
             found = self._find_and_measure(seen, chosen.aperture, expected)
         except star_images.UnusableAperturesError:

@@ -347,10 +347,18 @@ def files(saved_files, tmp_cwd):
 def unmeasured(monkeypatch):
     """Leave the measurement out, where names of files are what matters."""
 
-    def row(step, model, problem, figure):
+    def row(step, model, problem, figure, read_apertures):
         return QTable({"file": [model.meta.filename], "problem": [""], "figure": [figure]})
 
     monkeypatch.setattr(StarPhotometryStep, "_measure", row)
+
+
+def test_apertures_are_read_once_for_all_images(files, apertures, monkeypatch):
+    read, asked = star_images.read_apertures, []
+    monkeypatch.setattr(star_images, "read_apertures", lambda path: asked.append(path) or read(path))
+    table = measure(files, apertures)
+    assert len(table) == len(files) > 1
+    assert asked == [str(apertures)]
 
 
 def test_tables_are_saved_where_they_are_asked_for(files, star, apertures, tmp_cwd):
